@@ -1,0 +1,42 @@
+"""What tests share: a quiet TensorFlow, and MNIST prepared once per checkout."""
+
+import os
+import subprocess
+import sys
+import textwrap
+
+# Read when TensorFlow and Matplotlib are imported, here and in the commands that tests start.
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+os.environ.setdefault("MPLBACKEND", "Agg")
+
+import pytest
+
+
+@pytest.fixture(scope="session")
+def data_dir(request):
+    """Where TFDS keeps what it prepared: in pytest's cache, so that only the first run prepares."""
+    return request.config.cache.mkdir("tensorflow_datasets")
+
+
+@pytest.fixture(scope="session")
+def mnist(data_dir):
+    """The real MNIST, an `ImageData`."""
+    from tfgan_mnist import data
+
+    return data.load("mnist", data_dir=data_dir)
+
+
+@pytest.fixture
+def run_python():
+    """Runs a program in a process of its own, for what has to be settled before TensorFlow starts.
+
+    The process's output is shown when it fails.
+    """
+
+    def run(program: str) -> str:
+        command = [sys.executable, "-c", textwrap.dedent(program)]
+        done = subprocess.run(command, capture_output=True, text=True, timeout=300)
+        assert done.returncode == 0, done.stdout + done.stderr
+        return done.stdout
+
+    return run
