@@ -1,0 +1,478 @@
+"""The training step and the three models, on tiny networks."""
+
+import copy
+
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from tfgan_mnist.config import resolve
+from tfgan_mnist.models import CDCGAN, DCGAN, GAN, build, cdcgan, dcgan
+from tfgan_mnist.models.gan import mlp_discriminator, mlp_generator
+
+SHAPE = (8, 8, 1)
+LATENTS = 6
+
+TINY = {
+    "gan": {"g_hidden_widths": (12,), "d_hidden_widths": (12,)},
+    "dcgan": {"width": 4},
+    "cdcgan": {"width": 4},
+}
+
+
+def tiny(model="dcgan", shape=SHAPE, classes=3, steps=20, **options) -> GAN:
+    """The recipe of `model`, made tiny."""
+    keras.utils.set_random_seed(0)
+    settings = resolve({"model": model, "latent_dim": LATENTS} | TINY[model] | options)
+    return build(settings, shape, classes, steps)
+
+
+def batch(num=8, shape=SHAPE, classes=3):
+    rng = np.random.default_rng(0)
+    images = rng.uniform(-1, 1, (num, *shape)).astype(np.float32)
+    return tf.constant(images), tf.constant(np.arange(num, dtype=np.int32) % classes)
+
+
+def values(variables):
+    return [np.array(variable) for variable in variables]
+
+
+def assert_same(first, second, **tolerance):
+    for a, b in zip(first, second, strict=True):
+        np.testing.assert_allclose(a, b, **tolerance)
+
+
+def changed(before, after) -> bool:
+    return any(not np.array_equal(a, b) for a, b in zip(before, after, strict=True))
+
+
+@pytest.fixture(autouse=True)
+def float32_policy():
+    yield
+    keras.config.set_dtype_policy("float32")
+
+
+# --- The step ------------------------------------------------------------------------------------
+
+
+def test_step_is_algorithm_1_written_plainly():
+    """Against a reference with its own tapes, through D(G(z)) from end to end."""
+    model = tiny("gan", d_dropout=0.0, ema=0.0, final_learning_rate=1.0)
+    images, _ = batch()
+    reference_g = keras.models.clone_model(model.generator)
+    reference_d = keras.models.clone_model(model.discriminator)
+    reference_g.set_weights(model.generator.get_weights())
+    reference_d.set_weights(model.discriminator.get_weights())
+    settings = resolve({"model": "gan"})
+    betas = {"beta_1": settings.beta_1, "beta_2": settings.beta_2}
+    g_adam = keras.optimizers.Adam(settings.g_learning_rate, **betas)
+    d_adam = keras.optimizers.Adam(settings.d_learning_rate, **betas)
+    sigmoid_loss = tf.nn.sigmoid_cross_entropy_with_logits
+
+    for step in range(2):
+        latents = tf.random.stateless_normal([8, LATENTS], seed=[0, step])
+        with tf.GradientTape() as tape:
+            real = reference_d(images, training=True)
+            fake = reference_d(_batch_statistics(reference_g, latents), training=True)
+            loss = tf.reduce_mean(sigmoid_loss(tf.ones_like(real), real)) + tf.reduce_mean(
+                sigmoid_loss(tf.zeros_like(fake), fake)
+            )
+        weights = reference_d.trainable_variables
+        d_adam.apply_gradients(zip(tape.gradient(loss, weights), weights, strict=True))
+        with tf.GradientTape() as tape:
+            fake = reference_d(reference_g(latents, training=True), training=True)
+            loss = tf.reduce_mean(sigmoid_loss(tf.ones_like(fake), fake))
+        weights = reference_g.trainable_variables
+        g_adam.apply_gradients(zip(tape.gradient(loss, weights), weights, strict=True))
+        model.train_step(images)
+
+    assert_same(model.discriminator.get_weights(), reference_d.get_weights(), atol=1e-5)
+    assert_same(model.generator.get_weights(), reference_g.get_weights(), atol=1e-5)
+
+
+def _batch_statistics(network, latents):
+    """The network's training-mode output, without moving its batch norm's averages."""
+    state = network.get_weights()
+    outputs = network(latents, training=True)
+    network.set_weights(state)
+    return outputs
+
+
+@pytest.mark.parametrize("name", TINY)
+def test_an_update_touches_one_network_only(name):
+    model = tiny(name)
+    images, labels = batch()
+    labels = labels if model.num_classes else None
+    latents = model._draw_latents(8, model.global_step * 1)
+    with tf.GradientTape() as tape:
+        fakes = model.generate(latents, labels, training=True)
+
+    g, d = values(model.generator.variables), values(model.discriminator.trainable_variables)
+    model._update_discriminator(images, fakes, labels)
+    assert not changed(g, values(model.generator.variables))
+    assert changed(d, values(model.discriminator.trainable_variables))
+
+    g, d = values(model.generator.variables), values(model.discriminator.trainable_variables)
+    model._update_generator(tape, fakes, images, labels)
+    assert changed(g, values(model.generator.variables))
+    assert not changed(d, values(model.discriminator.trainable_variables))
+
+
+@pytest.mark.parametrize("k", [1, 3])
+def test_k_discriminator_updates_and_forward_passes_of_g_per_step(k, monkeypatch):
+    model = tiny("gan", discriminator_steps=k)
+    calls = []
+    generate = model.generate
+    monkeypatch.setattr(model, "generate", lambda *a, **kw: calls.append(a) or generate(*a, **kw))
+    model.train_step(batch(6)[0])
+    assert len(calls) == k  # the last one serves both players
+    assert int(model.d_optimizer.iterations) == k
+    assert int(model.g_optimizer.iterations) == int(model.global_step) == 1
+    drawn = [np.array(latents) for latents, *_ in calls]
+    assert all(len(latents) == 6 // k for latents in drawn)
+    assert len(np.unique(np.concatenate(drawn), axis=0)) == 6
+
+
+def test_layers_run_in_training_mode():
+    model = tiny("dcgan", d_dropout=0.5, d_batch_norm=True)
+    statistics = [v for v in model.generator.variables if "moving" in v.path]
+    statistics += [v for v in model.discriminator.variables if "moving" in v.path]
+    seeds = [v for v in model.discriminator.variables if "seed" in v.path]
+    assert seeds
+    before = values(statistics), values(seeds)
+    model.train_step(batch())
+    for old, new in zip(before[0], values(statistics), strict=True):
+        assert not np.array_equal(old, new)
+    for old, new in zip(before[1], values(seeds), strict=True):
+        assert not np.array_equal(old, new)
+
+
+def test_latents_are_a_function_of_seed_and_step():
+    first, again, other = tiny("gan"), tiny("gan"), tiny("gan", seed=1)
+    draw = np.array(first._draw_latents(4, tf.constant(7, tf.int64)))
+    np.testing.assert_array_equal(draw, again._draw_latents(4, tf.constant(7, tf.int64)))
+    assert changed([draw], [first._draw_latents(4, tf.constant(8, tf.int64))])
+    assert changed([draw], [other._draw_latents(4, tf.constant(7, tf.int64))])
+
+
+@pytest.mark.parametrize("loss", ["minimax", "least_squares", "hinge", "wasserstein"])
+def test_every_loss_trains_every_regulariser_on(loss):
+    model = tiny("cdcgan", loss=loss, r1=0.1, r2=0.1, d_batch_norm=False)
+    before = values(model.discriminator.trainable_variables)
+    logs = model.train_step(batch())
+    assert all(np.isfinite(value) for value in logs.values())
+    assert changed(before, values(model.discriminator.trainable_variables))
+
+
+def test_relativistic_loss_meets_reals_in_both_updates():
+    model = tiny("dcgan", loss="relativistic")
+    logs = model.train_step(batch())
+    assert np.isfinite(logs["g_loss"]) and np.isfinite(logs["d_loss"])
+
+
+def test_penalties_raise_the_discriminators_loss_by_their_value():
+    images, _ = batch()
+    plain, with_r1 = tiny("gan", d_dropout=0.0), tiny("gan", d_dropout=0.0, r1=3.0)
+    with tf.GradientTape() as tape:
+        tape.watch(images)
+        logits = plain.discriminate(images, training=True).logits
+    squared = np.square(tape.gradient(logits, images)).sum(axis=(1, 2, 3))
+    difference = with_r1.train_step(images)["d_loss"] - plain.train_step(images)["d_loss"]
+    np.testing.assert_allclose(difference, 1.5 * squared.mean(), rtol=1e-3)
+
+
+def test_spectral_norm_keeps_kernels_at_norm_one():
+    model = tiny("gan", spectral_norm=True)
+    for _ in range(30):
+        model.train_step(batch()[0])
+    kernels = [v for v in model.discriminator.trainable_variables if "kernel" in v.path]
+    for kernel in kernels:
+        matrix = np.array(kernel).reshape(-1, kernel.shape[-1])
+        assert np.linalg.norm(matrix, 2) == pytest.approx(1.0, abs=0.1)
+
+
+@pytest.mark.parametrize("name", TINY)
+def test_mixed_float16_scales_both_losses_and_outputs_float32(name):
+    keras.config.set_dtype_policy("mixed_float16")
+    model = tiny(name)
+    for optimizer in (model.g_optimizer, model.d_optimizer):
+        assert isinstance(optimizer, keras.optimizers.LossScaleOptimizer)
+    images, labels = batch()
+    logs = model.train_step((images, labels))
+    assert np.isfinite(logs["d_loss"]) and np.isfinite(logs["g_loss"])
+    assert model.generate(tf.zeros([2, LATENTS]), labels[:2]).dtype == tf.float32
+    assert model.discriminate(images, labels).logits.dtype == tf.float32
+    assert all(v.dtype == "float32" for v in model.generator.trainable_variables)
+
+
+def test_loss_scale_changes_no_update():
+    """An update under mixed_float16 is the float32 update, to half precision."""
+    before = tiny("gan", d_dropout=0.0, ema=0.0)
+    start = before.generator.get_weights(), before.discriminator.get_weights()
+    before.train_step(batch()[0])
+    keras.config.set_dtype_policy("mixed_float16")
+    half = tiny("gan", d_dropout=0.0, ema=0.0)
+    half.generator.set_weights(start[0])
+    half.discriminator.set_weights(start[1])
+    half.train_step(batch()[0])
+    momentum = [v for v in half.g_optimizer.variables if "momentum" in v.path]
+    expected = [v for v in before.g_optimizer.variables if "momentum" in v.path]
+    scale = max(np.abs(v).max() for v in values(expected))
+    assert_same(values(momentum), values(expected), atol=0.05 * scale)
+
+
+def test_overflow_skips_the_update_and_halves_the_scale():
+    keras.config.set_dtype_policy("mixed_float16")
+    model = tiny("gan")
+    model.g_optimizer.dynamic_scale.assign(1e38)
+    before = values(model.generator.trainable_variables)
+    model.train_step(batch()[0])
+    assert not changed(before, values(model.generator.trainable_variables))
+    assert float(model.g_optimizer.dynamic_scale) == pytest.approx(5e37)
+
+
+def test_two_replicas_take_the_step_of_one(run_python):
+    """The mean is over the global batch, and its latents do not depend on how it is divided."""
+    run_python("""
+        import keras, numpy as np, tensorflow as tf
+        cpu = tf.config.list_physical_devices("CPU")[0]
+        tf.config.set_logical_device_configuration(
+            cpu, [tf.config.LogicalDeviceConfiguration()] * 2)
+        from tfgan_mnist.config import resolve
+        from tfgan_mnist.models import build
+        images = np.random.default_rng(0).uniform(-1, 1, (8, 8, 8, 1)).astype("float32")
+
+        def weights_after_one_step(strategy):
+            with strategy.scope():
+                keras.utils.set_random_seed(0)
+                # Batch norm's statistics are each replica's own: without it the two must agree.
+                model = build(resolve({"model": "gan", "g_hidden_widths": (8,), "d_dropout": 0.0,
+                    "d_hidden_widths": (8,), "latent_dim": 4, "g_batch_norm": False}),
+                    (8, 8, 1), 10, 10)
+            model.fit(images, batch_size=8, epochs=2, verbose=0, shuffle=False)
+            return model.get_weights()
+
+        one = weights_after_one_step(tf.distribute.get_strategy())
+        two = weights_after_one_step(tf.distribute.MirroredStrategy(["CPU:0", "CPU:1"]))
+        for a, b in zip(one, two, strict=True):
+            np.testing.assert_allclose(a, b, atol=1e-5)
+    """)
+
+
+# --- The networks --------------------------------------------------------------------------------
+
+PARAMETERS = {
+    # From the layers' shapes, so that a change of architecture is noticed.
+    "gan": (1_489_936, 533_505),
+    "dcgan": (760_065, 138_945),
+    "cdcgan": (822_785, 201_665),
+}
+
+
+@pytest.mark.parametrize(
+    ("name", "model"), [("gan", GAN), ("dcgan", DCGAN), ("cdcgan", CDCGAN)]
+)
+def test_default_networks(name, model):
+    model = model()
+    counts = model.generator.count_params(), model.discriminator.count_params()
+    assert counts == PARAMETERS[name]
+    assert model.image_shape == (28, 28, 1) and model.latent_dim == 100
+
+
+def test_the_papers_network_at_64_pixels():
+    generator = dcgan.dcgan_generator((64, 64, 3), width=128, kernel_size=5)
+    shapes = [tuple(layer.output.shape[1:]) for layer in generator.layers]
+    path = [(4, 4, 1024), (8, 8, 512), (16, 16, 256), (32, 32, 128), (64, 64, 3)]
+    assert [shape for shape in dict.fromkeys(shapes) if len(shape) == 3] == path
+    discriminator = dcgan.dcgan_discriminator((64, 64, 3), width=128, kernel_size=5)
+    convolutions = [
+        layer for layer in discriminator.layers if isinstance(layer, keras.layers.Conv2D)
+    ]
+    assert [layer.filters for layer in convolutions] == [128, 256, 512, 1024]
+
+
+def test_dcgan_keeps_the_five_guidelines():
+    generator, discriminator = dcgan.dcgan_generator(), dcgan.dcgan_discriminator()
+    kinds = {type(layer).__name__ for layer in generator.layers + discriminator.layers}
+    assert not {kind for kind in kinds if "Pool" in kind or "UpSampling" in kind}
+    for layer in generator.layers + discriminator.layers:
+        if isinstance(layer, (keras.layers.Conv2D, keras.layers.Conv2DTranspose)):
+            assert layer.strides == (2, 2)
+    # Dense layers are G's "project and reshape" and D's logit alone.
+    assert sum(isinstance(layer, keras.layers.Dense) for layer in generator.layers) == 1
+    assert sum(isinstance(layer, keras.layers.Dense) for layer in discriminator.layers) == 1
+    last_g, first_d = generator.layers[-2], discriminator.layers[1:3]
+    assert not isinstance(last_g, keras.layers.BatchNormalization)
+    assert not any(isinstance(layer, keras.layers.BatchNormalization) for layer in first_d)
+    assert any(isinstance(layer, keras.layers.BatchNormalization) for layer in generator.layers)
+    assert {l.negative_slope for l in discriminator.layers if hasattr(l, "negative_slope")} == {0.2}
+
+
+@pytest.mark.parametrize("name", TINY)
+def test_colour_images(name):
+    model = tiny(name, shape=(8, 8, 3))
+    images, labels = batch(shape=(8, 8, 3))
+    model.train_step((images, labels))
+    labels = None if model.num_classes is None else labels
+    assert model.sample(model.latents(8), labels).shape == (8, 8, 8, 3)
+
+
+def test_label_planes_are_one_hot_at_every_pixel():
+    # keras-io's conditional GAN repeats without an axis and gets bands over all channels.
+    labels = np.array([3, 0], np.int32)
+    images = np.zeros((2, 4, 4, 1), np.float32)
+    planes = np.array(cdcgan.with_planes(images, keras.ops.one_hot(labels, 5)))[..., 1:]
+    for row, label in enumerate(labels):
+        np.testing.assert_array_equal(planes[row], np.tile(np.eye(5)[label], (4, 4, 1)))
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {},
+        {"embedding_dim": 5},
+        {"conditioning": "planes"},
+        {"conditioning": "planes", "embedding_dim": 5},
+        {"class_head": True},
+        {"spectral_norm": True, "d_batch_norm": False},
+    ],
+)
+def test_labels_reach_both_networks(options):
+    model = tiny("cdcgan", **options)
+    images, _ = batch()
+    ones, twos = tf.fill([8], 1), tf.fill([8], 2)
+    latents = model.latents(8)
+    assert changed([model.sample(latents, ones)], [model.sample(latents, twos)])
+    logits = [np.array(model.discriminate(images, labels).logits) for labels in (ones, twos)]
+    assert logits[0].shape == (8,) and changed([logits[0]], [logits[1]])
+
+
+def test_class_head_learns_and_is_reported():
+    model = tiny("cdcgan", class_head=True, d_learning_rate=5e-3, steps=200)
+    labels = np.arange(60, dtype=np.int32) % 3
+    images = np.full((60, *SHAPE), -1.0, np.float32)
+    for row, label in enumerate(labels):
+        images[row, label * 3 : label * 3 + 2] = 1.0  # a bar at a third of the height
+    logs = model.fit(images, labels, batch_size=20, epochs=20, verbose=0).history
+    assert logs["d_class_accuracy"][-1] > 0.95
+    assert model.evaluate(images, labels, verbose=0, return_dict=True)["d_class_accuracy"] > 0.9
+
+
+def test_class_head_must_not_see_the_label():
+    with pytest.raises(ValueError, match="class_head needs conditioning='projection'"):
+        cdcgan.cdcgan_discriminator(conditioning="planes", class_head=True)
+
+
+def test_sides_that_cannot_be_halved_are_refused():
+    with pytest.raises(ValueError, match="multiple of 4, at least 8; received 30x30"):
+        dcgan.dcgan_generator((30, 30, 1))
+
+
+def test_networks_that_do_not_fit_are_refused():
+    with pytest.raises(ValueError, match=r"expects images of shape \(8, 8, 1\)"):
+        GAN(mlp_generator((8, 8, 3)), mlp_discriminator((8, 8, 1)))
+
+
+# --- What a user does with a model ---------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", TINY)
+def test_keras_file_gives_the_same_images_and_trains_on(name, tmp_path):
+    model = tiny(name, ema=0.9, d_dropout=0.2)
+    images, labels = batch(32)
+    model.fit(images, labels, batch_size=8, epochs=2, verbose=0)
+    model.save(tmp_path / "model.keras")
+    loaded = keras.saving.load_model(tmp_path / "model.keras")
+
+    latents, some = model.latents(5), None if model.num_classes is None else [0, 1, 2, 0, 1]
+    np.testing.assert_array_equal(model.sample(latents, some), loaded.sample(latents, some))
+    assert int(loaded.global_step) == int(model.global_step) == 8
+    for owner, variables in model.training_state().items():
+        if owner != "metrics":
+            assert_same(values(variables), values(loaded.training_state()[owner]), rtol=0)
+
+
+def test_config_round_trips():
+    model = tiny("cdcgan", embedding_dim=4, class_head=True)
+    config = model.get_config()
+    copied = CDCGAN.from_config(copy.deepcopy(config))
+    assert copied.get_config() == config
+
+
+def test_samples_use_the_average_and_training_keeps_the_raw_weights():
+    model = tiny("gan", ema=0.5, g_learning_rate=0.05)
+    images, _ = batch()
+    trajectory = []
+    for _ in range(3):
+        model.train_step(images)
+        trajectory.append(values(model.generator.trainable_variables))
+    average = trajectory[0]  # Keras begins the average with the weights after the first update
+    for weights in trajectory[1:]:
+        average = [0.5 * a + 0.5 * w for a, w in zip(average, weights, strict=True)]
+    with model.averaged_weights():
+        assert_same(values(model.generator.trainable_variables), average, rtol=1e-5, atol=1e-7)
+    assert_same(values(model.generator.trainable_variables), trajectory[-1], rtol=0)
+    by_average = model.sample(model.latents(2))
+    raw = np.array(model.generate(model.latents(2), training=False))
+    assert changed([by_average], [raw])
+
+
+def test_one_image_is_the_same_alone_and_in_a_batch():
+    model = tiny("dcgan")
+    model.train_step(batch())
+    latents = model.latents(7)
+    np.testing.assert_allclose(model.sample(latents)[3:4], model.sample(latents[3:4]), atol=1e-5)
+
+
+def test_ten_lines_in_a_notebook():
+    images, labels = batch(16, (28, 28, 1), 10)
+    model = CDCGAN(
+        cdcgan.cdcgan_generator(width=4), cdcgan.cdcgan_discriminator(width=4)
+    ).compile(loss="hinge")
+    history = model.fit(images, labels, batch_size=8, epochs=1, verbose=0).history
+    assert set(history) == {"d_loss", "g_loss", "d_real_accuracy", "d_fake_accuracy"}
+    digits = model.sample(model.latents(4), labels=[2, 0, 2, 6])
+    assert digits.shape == (4, 28, 28, 1) and np.abs(digits).max() <= 1
+
+
+@pytest.mark.parametrize(
+    ("labels", "message"),
+    [
+        (None, "expected 2 integers in 0..2"),
+        ([0, 3], r"expected 0..2; received 0..3"),
+        ([-1, 0], r"expected 0..2; received -1..0"),
+        ([0], r"expected integers of shape \(2,\)"),
+        ([0.0, 1.0], "received float64"),
+    ],
+)
+def test_wrong_labels_are_refused(labels, message):
+    model = tiny("cdcgan")
+    with pytest.raises(ValueError, match=message):
+        model.sample(model.latents(2), labels)
+
+
+def test_wrong_latents_and_needless_labels_are_refused():
+    model = tiny("dcgan")
+    with pytest.raises(ValueError, match=r"expected shape \(N, 6\); received \(2, 5\)"):
+        model.sample(np.zeros((2, 5)))
+    with pytest.raises(ValueError, match="DCGAN is not conditional"):
+        model.sample(model.latents(2), [0, 1])
+
+
+def test_cdcgan_without_labels_is_refused():
+    with pytest.raises(ValueError, match="trained on .images, labels.; received images only"):
+        tiny("cdcgan").fit(batch()[0], verbose=0)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"loss": "huber"}, "expected one of"),
+        ({"discriminator_steps": 0}, "discriminator_steps: expected >= 1; received 0"),
+        ({"r1": -1.0}, "r1: expected >= 0; received -1.0"),
+    ],
+)
+def test_wrong_compile_arguments_are_refused(arguments, message):
+    with pytest.raises(ValueError, match=message):
+        GAN(mlp_generator(SHAPE), mlp_discriminator(SHAPE)).compile(**arguments)

@@ -1,0 +1,290 @@
+"""What can be chosen: one flat dataclass, a recipe for each model, TOML files and flags over them.
+
+A value is resolved in one visible order: the default below, the model's recipe, `--config`'s TOML,
+the explicit flag. Whatever is unknown, of the wrong type or out of range fails by name.
+"""
+
+import argparse
+import dataclasses
+import json
+import tomllib
+import typing
+from typing import Any
+
+from tfgan_mnist.errors import UserError
+
+LOSSES = ("minimax", "non_saturating", "least_squares", "hinge", "wasserstein", "relativistic")
+CONVOLUTIONAL = ("dcgan", "cdcgan")
+
+
+def option(
+    default, meaning: str, *, choices=None, at_least=None, below=None, only: tuple[str, ...] = ()
+):
+    """A field with its manual: meaning and unit, its range, and the models it applies to."""
+    return dataclasses.field(
+        default=default,
+        metadata={
+            "meaning": meaning,
+            "choices": choices,
+            "at_least": at_least,
+            "below": below,
+            "only": only,
+        },
+    )
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Config:
+    """Everything that determines a run. Each line: name, default, meaning with unit, range."""
+
+    # Data
+    model: str = option("dcgan", "networks to train", choices=("gan", "dcgan", "cdcgan"))
+    dataset: str = option("mnist", "TFDS image classification data set, or stacked_mnist")
+    data_dir: str = option("", "where prepared data sets are; empty: TFDS's usual place")
+    manual_dir: str = option("", "folder with the data set's archives; empty: packaged or download")
+    image_size: int = option(28, "side of the images in pixels", at_least=8)
+    channels: int = option(0, "1 gray, 3 colour, 0 as the data set has it", choices=(0, 1, 3))
+
+    # Length
+    epochs: int = option(8, "passes over the training images", at_least=1)
+    steps_per_epoch: int = option(0, "generator updates per epoch; 0: a full pass", at_least=0)
+    batch_size: int = option(64, "images per discriminator update, over all devices", at_least=1)
+    seed: int = option(0, "of weights, latents and data order", at_least=0, below=2**31)
+    precision: str = option(
+        "auto",
+        "arithmetic of the networks; auto: mixed_float16 on a GPU that has it, else float32",
+        choices=("auto", "float32", "mixed_float16", "mixed_bfloat16"),
+    )
+
+    # Objective
+    loss: str = option("non_saturating", "adversarial objective", choices=LOSSES)
+    discriminator_steps: int = option(1, "discriminator updates per generator update", at_least=1)
+    label_smoothing: float = option(0.0, "lowers D's target for real images", at_least=0, below=1)
+    r1: float = option(0.0, "gamma of the gradient penalty at real images", at_least=0)
+    r2: float = option(0.0, "gamma of the gradient penalty at generated images", at_least=0)
+    gradient_penalty: float = option(
+        -1.0, "weight of WGAN-GP's penalty; -1: 10 for wasserstein, else 0", at_least=-1
+    )
+
+    # Optimizers (Adam)
+    g_learning_rate: float = option(1e-3, "of the generator", at_least=0)
+    d_learning_rate: float = option(5e-4, "of the discriminator", at_least=0)
+    beta_1: float = option(0.5, "decay of the gradient's mean", at_least=0, below=1)
+    beta_2: float = option(0.99, "decay of the squared gradient's mean", at_least=0, below=1)
+    final_learning_rate: float = option(
+        0.05, "share of the learning rates that a cosine decay ends at; 1: constant", at_least=0
+    )
+    ema: float = option(
+        0.998, "decay of the average of G's weights that samples use; 0: none", at_least=0, below=1
+    )
+
+    # Networks
+    latent_dim: int = option(100, "numbers in a latent", at_least=1)
+    g_hidden_widths: tuple[int, ...] = option(
+        (256, 512, 1024), "hidden layers of the generator", at_least=1, only=("gan",)
+    )
+    d_hidden_widths: tuple[int, ...] = option(
+        (512, 256), "hidden layers of the discriminator", at_least=1, only=("gan",)
+    )
+    width: int = option(
+        64, "channels of the finest hidden feature maps", at_least=1, only=CONVOLUTIONAL
+    )
+    kernel_size: int = option(
+        4, "side of the convolutions in pixels", at_least=2, only=CONVOLUTIONAL
+    )
+    init_stddev: float = option(
+        0.0, "of N(0, s) initial kernels; 0: Glorot uniform", at_least=0, only=CONVOLUTIONAL
+    )
+    g_batch_norm: bool = option(True, "batch norm in the generator", only=("gan",))
+    d_batch_norm: bool = option(True, "batch norm in the discriminator", only=CONVOLUTIONAL)
+    d_dropout: float = option(0.0, "dropout rate in the discriminator", at_least=0, below=1)
+    spectral_norm: bool = option(False, "spectral normalisation of the discriminator")
+    embedding_dim: int = option(
+        0, "learnt label vectors of this size; 0: one-hot", at_least=0, only=("cdcgan",)
+    )
+    conditioning: str = option(
+        "projection",
+        "how labels enter the discriminator",
+        choices=("projection", "planes"),
+        only=("cdcgan",),
+    )
+    class_head: bool = option(False, "discriminator also classifies (AC-GAN)", only=("cdcgan",))
+
+    # What is written
+    run_root: str = option("runs", "folder of the numbered run folders")
+    export_root: str = option("saved_models", "folder of <model>/<version>/ exports")
+    tensorboard: bool = option(False, "also write TensorBoard logs (needs tensorboard)")
+
+    def __post_init__(self):
+        for field in dataclasses.fields(self):
+            _check(field, getattr(self, field.name))
+        if self.image_size % 4 and self.model in CONVOLUTIONAL:
+            raise UserError(
+                f"image_size: {self.model} expects a multiple of 4; received {self.image_size}"
+            )
+        if self.class_head and self.conditioning == "planes":
+            raise UserError("class_head: needs conditioning=projection; planes show D the label")
+        if self.label_smoothing and self.loss not in LOSSES[:3]:
+            raise UserError(
+                f"label_smoothing: expected a loss of {', '.join(LOSSES[:3])}; "
+                f"received loss={self.loss}"
+            )
+
+    def __str__(self) -> str:
+        """As TOML, which `--config` reads back."""
+        return "\n".join(f"{key} = {_as_toml(getattr(self, key))}" for key in FIELDS)
+
+    @property
+    def images_per_step(self) -> int:
+        """Images that a generator update takes from the data: a batch per discriminator update."""
+        return self.batch_size * self.discriminator_steps
+
+
+FIELDS = {field.name: field for field in dataclasses.fields(Config)}
+TYPES = typing.get_type_hints(Config)
+
+# Departures from the defaults above.
+RECIPES: dict[str, dict[str, Any]] = {
+    "gan": {},
+    "dcgan": {},
+    "cdcgan": {},
+}
+
+
+def resolve(
+    flags: dict[str, Any] | None = None, toml: str | None = None, base: Config | None = None
+) -> Config:
+    """The configuration from defaults, the model's recipe, a TOML file and explicit flags.
+
+    Args:
+      flags: what was given explicitly, already of the fields' types.
+      toml: path of a TOML file with some of the fields.
+      base: the configuration of an earlier run; stands in for defaults and recipe.
+
+    Raises:
+      UserError: an unknown key, a wrong type, a value out of range, an option of another model.
+    """
+    explicit = (_read_toml(toml) if toml else {}) | (flags or {})
+    if base is not None:
+        values = dataclasses.asdict(base)
+    else:
+        model = explicit.get("model", FIELDS["model"].default)
+        if model not in RECIPES:
+            raise UserError(f"model: expected one of {', '.join(RECIPES)}; received {model!r}")
+        values = RECIPES[model]
+    config = Config(**(values | explicit))
+    for key in explicit:
+        only = FIELDS[key].metadata["only"]
+        if only and config.model not in only:
+            raise UserError(f"{key}: applies to {' and '.join(only)}; the model is {config.model}")
+    return config
+
+
+def from_saved(values: dict[str, Any]) -> Config:
+    """The configuration of `dataclasses.asdict`, read back from JSON.
+
+    Raises:
+      UserError: as `resolve`; a key that is missing was added since and takes its default.
+    """
+    return Config(**{key: _typed(key, value) for key, value in values.items()})
+
+
+def _read_toml(path: str) -> dict[str, Any]:
+    try:
+        with open(path, "rb") as stream:
+            values = tomllib.load(stream)
+    except OSError as error:
+        raise UserError(f"--config: cannot read {path}: {error.strerror}") from error
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError, RecursionError) as error:
+        raise UserError(f"--config: {path} is not valid TOML: {error}") from error
+    return {key: _typed(key, value, source=path) for key, value in values.items()}
+
+
+def _typed(key: str, value, source: str = "configuration"):
+    """A value read from TOML or JSON as the field's type: ints serve as floats, lists as tuples."""
+    if key not in FIELDS:
+        raise UserError(f"{source}: unknown key {key!r}; known: {', '.join(FIELDS)}")
+    expected = TYPES[key]
+    if expected is float and type(value) is int:
+        return float(value)
+    if expected == tuple[int, ...] and isinstance(value, (list, tuple)):
+        return tuple(value)
+    return value
+
+
+def _check(field: dataclasses.Field, value) -> None:
+    """Raises UserError when `value` is not of the field's type or outside its range."""
+    name, rules, expected = field.name, field.metadata, TYPES[field.name]
+    if expected == tuple[int, ...]:
+        items = value if isinstance(value, tuple) else (value,)
+        if (
+            not isinstance(value, tuple)
+            or not value
+            or any(type(item) is not int for item in items)
+        ):
+            raise UserError(f"{name}: expected integers like 256,512; received {value!r}")
+    else:
+        items = (value,)
+        if type(value) is not expected:
+            raise UserError(f"{name}: expected {expected.__name__}; received {value!r}")
+    for item in items:
+        if rules["choices"] and item not in rules["choices"]:
+            choices = ", ".join(map(str, rules["choices"]))
+            raise UserError(f"{name}: expected one of {choices}; received {item!r}")
+        low, high = rules["at_least"], rules["below"]
+        # Written so that NaN fails too.
+        if low is not None and not low <= item < float("inf"):
+            raise UserError(f"{name}: expected a finite value >= {low}; received {item!r}")
+        if high is not None and not item < high:
+            raise UserError(f"{name}: expected < {high}; received {item!r}")
+
+
+def _as_toml(value) -> str:
+    if isinstance(value, bool):
+        return str(value).lower()
+    if isinstance(value, tuple):
+        return f"[{', '.join(map(str, value))}]"
+    # JSON's strings are TOML's basic strings.
+    return json.dumps(value) if isinstance(value, str) else str(value)
+
+
+def add_flags(parser: argparse.ArgumentParser) -> None:
+    """Adds one flag per field. Only flags given on the command line appear in the result."""
+    for name, field in FIELDS.items():
+        rules, kind = field.metadata, TYPES[name]
+        only = f" [{', '.join(rules['only'])}]" if rules["only"] else ""
+        help_text = f"{rules['meaning']}{only} (default: {_shown(name)})"
+        details: dict[str, Any] = {"default": argparse.SUPPRESS, "help": help_text}
+        if kind is bool:
+            details["action"] = argparse.BooleanOptionalAction
+        elif kind == tuple[int, ...]:
+            details |= {"type": _integers, "metavar": "N,N"}
+        else:
+            details |= {"type": kind, "choices": rules["choices"]}
+            if not rules["choices"]:
+                details["metavar"] = kind.__name__.upper()
+        parser.add_argument(f"--{name}", **details)
+
+
+def explicit_flags(arguments: argparse.Namespace) -> dict[str, Any]:
+    """Those of the parsed arguments that are fields, i.e. that were given explicitly."""
+    return {key: value for key, value in vars(arguments).items() if key in FIELDS}
+
+
+def _integers(text: str) -> tuple[int, ...]:
+    return tuple(int(item) for item in text.split(","))
+
+
+def _shown(name: str) -> str:
+    """The default for the help text, with each recipe's departure from it."""
+
+    def show(value) -> str:
+        if isinstance(value, tuple):
+            return ",".join(map(str, value))
+        return repr(value) if value == "" else str(value)
+
+    shown = show(FIELDS[name].default)
+    for model, recipe in RECIPES.items():
+        if name in recipe:
+            shown += f"; {model}: {show(recipe[name])}"
+    return shown.replace("%", "%%")

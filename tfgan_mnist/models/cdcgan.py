@@ -1,0 +1,169 @@
+"""The conditional DCGAN: the label is an input of both networks.
+
+Mirza & Osindero 2014, "Conditional Generative Adversarial Nets", arXiv:1411.1784. Ways to let the
+label in: Radford et al. 2015 (planes at every layer), Miyato & Koyama 2018, "cGANs with Projection
+Discriminator", arXiv:1802.05637, and Odena et al. 2016, "Conditional Image Synthesis With Auxiliary
+Classifier GANs", arXiv:1610.09585 (a class head on D).
+"""
+
+from collections.abc import Sequence
+
+import keras
+import tensorflow as tf
+from keras import layers, ops
+
+from tfgan_mnist.models import dcgan
+from tfgan_mnist.models.gan import Verdict, normalised
+
+
+def label_vector(labels, num_classes: int, embedding_dim: int):
+    """labels (B,) -> one-hot (B, num_classes), or a learnt embedding (B, embedding_dim)."""
+    if embedding_dim:
+        return layers.Embedding(num_classes, embedding_dim)(labels)
+    return ops.one_hot(labels, num_classes)
+
+
+def with_planes(images, vector):
+    """images (B, H, W, C), vector (B, K) -> (B, H, W, C + K): the same K numbers at every pixel."""
+    _, height, width, _ = images.shape
+    planes = ops.reshape(vector, (-1, 1, 1, vector.shape[-1]))
+    planes = ops.tile(planes, (1, height, width, 1))
+    return layers.Concatenate()([images, ops.cast(planes, images.dtype)])
+
+
+def cdcgan_generator(
+    image_shape: Sequence[int] = (28, 28, 1),
+    num_classes: int = 10,
+    latent_dim: int = 100,
+    embedding_dim: int = 0,
+    **options,
+) -> keras.Model:
+    """latents (B, latent_dim), labels (B,) int32 -> images (B, H, W, C) in [-1, 1].
+
+    The label's vector stands beside the latents: through "project and reshape" it gives every
+    channel of every position of the first feature map a bias of its own for each class.
+    """
+    latents = keras.Input((latent_dim,), name="latents")
+    labels = keras.Input((), dtype="int32", name="labels")
+    vector = label_vector(labels, num_classes, embedding_dim)
+    x = layers.Concatenate()([latents, vector])
+    return dcgan.convolutional_generator([latents, labels], x, image_shape, **options)
+
+
+def cdcgan_discriminator(
+    image_shape: Sequence[int] = (28, 28, 1),
+    num_classes: int = 10,
+    embedding_dim: int = 0,
+    conditioning: str = "projection",
+    class_head: bool = False,
+    **options,
+) -> keras.Model:
+    """images (B, H, W, C), labels (B,) int32 -> logits (B, 1) [, class logits (B, num_classes)].
+
+    Args:
+      embedding_dim: of the planes' vector; 0 is one-hot.
+      conditioning: "projection" adds the features' inner product with a vector learnt for each
+        class to the logit; "planes" lays the label's vector beside every pixel of the input.
+      class_head: also classify, from features that have not seen the label.
+
+    Raises:
+      ValueError: unknown conditioning, or planes with a class head, which would read the answer.
+    """
+    if conditioning not in ("projection", "planes"):
+        raise ValueError(f"conditioning: expected projection or planes; received {conditioning!r}")
+    if class_head and conditioning == "planes":
+        raise ValueError("class_head needs conditioning='projection': planes show D the label")
+    images = keras.Input(tuple(image_shape), name="images")
+    labels = keras.Input((), dtype="int32", name="labels")
+    spectral_norm = options.get("spectral_norm", False)
+    if conditioning == "planes":
+        x = with_planes(images, label_vector(labels, num_classes, embedding_dim))
+        features = dcgan.convolutional_features(x, image_shape, **options)
+    else:
+        features = dcgan.convolutional_features(images, image_shape, **options)
+    # The sums over thousands of features, and the logits, are float32 whatever the policy.
+    features = layers.Activation("linear", dtype="float32")(features)
+    logits = normalised(layers.Dense(1, dtype="float32"), spectral_norm)(features)
+    if conditioning == "projection":
+        of_class = layers.Embedding(
+            num_classes,
+            features.shape[-1],
+            embeddings_initializer=dcgan.kernel_initializer(0.0),
+            dtype="float32",
+        )(labels)
+        projection = layers.Dot(axes=1, dtype="float32")([features, of_class])
+        logits = layers.Add(name="logits", dtype="float32")([logits, projection])
+    outputs = [logits]
+    if class_head:
+        outputs.append(layers.Dense(num_classes, dtype="float32", name="class_logits")(features))
+    return keras.Model([images, labels], outputs, name="discriminator")
+
+
+@keras.saving.register_keras_serializable("tfgan_mnist")
+class CDCGAN(dcgan.DCGAN):
+    """`DCGAN` told which digit to draw; `fit` takes (images, labels), labels (B,) int32."""
+
+    def __init__(
+        self,
+        generator=None,
+        discriminator=None,
+        *,
+        num_classes: int = 10,
+        seed: int = 0,
+        name=None,
+        **kwargs,
+    ):
+        """As `GAN`, and `num_classes`: labels are 0 .. num_classes - 1."""
+        self._num_classes = num_classes
+        super().__init__(generator, discriminator, seed=seed, name=name, **kwargs)
+
+    @staticmethod
+    def default_generator() -> keras.Model:
+        return cdcgan_generator()
+
+    @staticmethod
+    def default_discriminator() -> keras.Model:
+        return cdcgan_discriminator()
+
+    @property
+    def num_classes(self) -> int:
+        return self._num_classes
+
+    @property
+    def has_class_head(self) -> bool:
+        return len(self.discriminator.outputs) > 1
+
+    @property
+    def log_keys(self) -> tuple[str, ...]:
+        return super().log_keys + (("d_class_accuracy",) if self.has_class_head else ())
+
+    def generate(self, latents, labels=None, training: bool = False):
+        return self.generator([latents, labels], training=training)
+
+    def discriminate(self, images, labels=None, training: bool = False) -> Verdict:
+        logits, *class_logits = tf.nest.flatten(
+            self.discriminator([images, labels], training=training)
+        )
+        return Verdict(tf.squeeze(logits, axis=-1), *class_logits)
+
+    def class_loss(self, verdict: Verdict, labels):
+        """Cross-entropy (B,) of the class head, L_C of Odena et al. 2016, equation 3."""
+        if not self.has_class_head:
+            return super().class_loss(verdict, labels)
+        return tf.nn.sparse_softmax_cross_entropy_with_logits(labels, verdict.class_logits)
+
+    def _accuracies(self, real: Verdict, fake: Verdict, labels) -> dict:
+        logs = super()._accuracies(real, fake, labels)
+        if self.has_class_head:
+            named = tf.argmax(real.class_logits, axis=-1, output_type=labels.dtype)
+            logs["d_class_accuracy"] = tf.cast(named == labels, tf.float32)
+        return logs
+
+    def _unpack(self, data):
+        images, labels = super()._unpack(data)
+        if labels is None:
+            raise ValueError("CDCGAN is trained on (images, labels); received images only")
+        return images, tf.cast(labels, tf.int32)
+
+    def get_config(self) -> dict:
+        return super().get_config() | {"num_classes": self.num_classes}

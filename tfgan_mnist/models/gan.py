@@ -1,0 +1,501 @@
+"""The training step, written once, and the multilayer-perceptron GAN.
+
+Goodfellow et al. 2014, "Generative Adversarial Nets", arXiv:1406.2661.
+"""
+
+import contextlib
+from collections.abc import Iterator, Sequence
+from typing import NamedTuple
+
+import keras
+import numpy as np
+import tensorflow as tf
+from keras import layers
+
+from tfgan_mnist import losses
+
+SAMPLE_BATCH = 500  # images per call in `sample`; 500 of 28x28 keep activations under 100 MB
+
+
+def mlp_generator(
+    image_shape: Sequence[int] = (28, 28, 1),
+    latent_dim: int = 100,
+    hidden_widths: Sequence[int] = (256, 512, 1024),
+    batch_norm: bool = True,
+) -> keras.Model:
+    """latents (B, latent_dim) -> ReLU layers -> tanh images (B, H, W, C) in [-1, 1], float32.
+
+    A tanh over [-1, 1] is the paper's sigmoid over [0, 1] with its logit halved.
+    """
+    x = latents = keras.Input((latent_dim,), name="latents")
+    for width in hidden_widths:
+        x = layers.Dense(width, use_bias=not batch_norm)(x)
+        if batch_norm:
+            x = layers.BatchNormalization(scale=False)(x)  # a ReLU and a Dense follow: no scale
+        x = layers.ReLU()(x)
+    x = layers.Dense(int(np.prod(image_shape)))(x)
+    x = layers.Reshape(tuple(image_shape))(x)
+    # float32 whatever the policy: tanh saturates, and half precision would quantise the images.
+    images = layers.Activation("tanh", dtype="float32", name="images")(x)
+    return keras.Model(latents, images, name="generator")
+
+
+def mlp_discriminator(
+    image_shape: Sequence[int] = (28, 28, 1),
+    hidden_widths: Sequence[int] = (512, 256),
+    dropout: float = 0.3,
+    spectral_norm: bool = False,
+) -> keras.Model:
+    """images (B, H, W, C) in [-1, 1] -> LeakyReLU layers with dropout -> logits (B, 1), float32.
+
+    The paper's hidden layers are maxout with dropout; a leaky ReLU is today's plain stand-in.
+    """
+    images = keras.Input(tuple(image_shape), name="images")
+    x = layers.Flatten()(images)
+    for width in hidden_widths:
+        x = normalised(layers.Dense(width), spectral_norm)(x)
+        x = layers.LeakyReLU(0.2)(x)
+        if dropout:
+            x = layers.Dropout(dropout)(x)
+    logits = normalised(layers.Dense(1, dtype="float32"), spectral_norm, name="logits")(x)
+    return keras.Model(images, logits, name="discriminator")
+
+
+def normalised(layer: keras.Layer, spectral_norm: bool, name: str | None = None) -> keras.Layer:
+    """`layer`, under spectral normalisation when asked (Miyato et al. 2018, arXiv:1802.05957).
+
+    Keras's wrapper projects: it writes the divided kernel back into the layer at every training
+    call, where the paper divides on the fly and trains the undivided kernel.
+    """
+    if spectral_norm:
+        return layers.SpectralNormalization(layer, name=name, dtype=layer.dtype_policy)
+    if name:
+        layer.name = name
+    return layer
+
+
+class Verdict(NamedTuple):
+    """What D says of a batch: logits (B,) float32 and, with a class head, class logits (B, K)."""
+
+    logits: tf.Tensor
+    class_logits: tf.Tensor | None = None
+
+
+@keras.saving.register_keras_serializable("tfgan_mnist")
+class GAN(keras.Model):
+    """Two networks and the step that trains them against each other.
+
+    Subclasses bring other networks, and say through `generate` and `discriminate` what the networks
+    are fed; the step below speaks only these two verbs and serves them all.
+
+    ```python
+    model = GAN().compile(loss="non_saturating")
+    model.fit(images, epochs=5, batch_size=64)  # float32 (N, 28, 28, 1) in [-1, 1]
+    digits = model.sample(model.latents(25))    # float32 (25, 28, 28, 1) in [-1, 1]
+    ```
+
+    Args:
+      generator: Functional model, latents (B, Z) [, labels (B,) int32] -> images (B, H, W, C) in
+        [-1, 1]. Default: `default_generator()`.
+      discriminator: Functional model, images [, labels] -> logits (B, 1) [, class logits (B, K)].
+      seed: together with `global_step` it determines every latent that training draws.
+    """
+
+    def __init__(self, generator=None, discriminator=None, *, seed: int = 0, name=None, **kwargs):
+        super().__init__(name=name, **kwargs)
+        self.generator = generator or self.default_generator()
+        self.discriminator = discriminator or self.default_discriminator()
+        self.seed = seed
+        # Training steps so far. Part of the model's state: a resumed run draws on where it stopped.
+        self.global_step = self.add_weight(
+            name="global_step", shape=(), dtype="int64", initializer="zeros", trainable=False
+        )
+        self._check_shapes()
+        # The networks are built; without this flag `fit` tries a symbolic build on real images.
+        self.built = True
+
+    @staticmethod
+    def default_generator() -> keras.Model:
+        return mlp_generator()
+
+    @staticmethod
+    def default_discriminator() -> keras.Model:
+        return mlp_discriminator()
+
+    # --- What the networks are -------------------------------------------------------------------
+
+    @property
+    def latent_dim(self) -> int:
+        return self.generator.inputs[0].shape[-1]
+
+    @property
+    def image_shape(self) -> tuple[int, int, int]:
+        """(height, width, channels)."""
+        return tuple(self.generator.outputs[0].shape[1:])
+
+    @property
+    def num_classes(self) -> int | None:
+        """How many labels the networks know; None when they take none."""
+        return None
+
+    def _check_shapes(self) -> None:
+        expected = tuple(self.discriminator.inputs[0].shape[1:])
+        if self.image_shape != expected:
+            raise ValueError(
+                f"The discriminator expects images of shape {expected}; "
+                f"the generator makes {self.image_shape}."
+            )
+
+    # --- The two verbs of the step ---------------------------------------------------------------
+
+    def generate(self, latents, labels=None, training: bool = False):
+        """latents (B, Z), labels (B,) int32 or None -> images (B, H, W, C) float32 in [-1, 1]."""
+        return self.generator(latents, training=training)
+
+    def discriminate(self, images, labels=None, training: bool = False) -> Verdict:
+        """images (B, H, W, C) in [-1, 1], labels (B,) int32 or None -> their `Verdict`."""
+        return Verdict(tf.squeeze(self.discriminator(images, training=training), axis=-1))
+
+    def class_loss(self, verdict: Verdict, labels):
+        """Loss (B,) of D's class head where a model has one."""
+        return tf.zeros_like(verdict.logits)
+
+    def call(self, inputs, training: bool = False):
+        """Generates: `inputs` are latents (B, Z), or (latents, labels)."""
+        latents, labels = inputs if isinstance(inputs, (tuple, list)) else (inputs, None)
+        return self.generate(latents, labels, training=training)
+
+    # --- Training --------------------------------------------------------------------------------
+
+    def compile(
+        self,
+        d_optimizer=None,
+        g_optimizer=None,
+        loss: str = "non_saturating",
+        *,
+        discriminator_steps: int = 1,
+        label_smoothing: float = 0.0,
+        r1: float = 0.0,
+        r2: float = 0.0,
+        gradient_penalty: float | None = None,
+        jit_compile: bool = False,
+        **kwargs,
+    ) -> "GAN":
+        """Sets how the two networks learn, and returns the model.
+
+        Args:
+          d_optimizer: Keras optimizer of the discriminator. Default: Adam(2e-4, beta_1=0.5), as in
+            Radford et al. 2015, section 4.
+          g_optimizer: likewise of the generator. When its `use_ema` is on, `sample` and exports
+            use the moving averages of the weights.
+          loss: a key of `losses.OBJECTIVES`.
+          discriminator_steps: k of Algorithm 1, discriminator updates per generator update. The
+            batch is split into k equal parts, one for each.
+          label_smoothing: lowers D's target for real images from 1 (Salimans et al. 2016).
+          r1: gamma; adds gamma / 2 |dD/dx|^2 at real images to D's loss (Mescheder et al. 2018).
+          r2: the same at generated images.
+          gradient_penalty: weight of (|dD/dx| - 1)^2 between real and generated images (Gulrajani
+            et al. 2017). Default: 10 for "wasserstein", else 0.
+          jit_compile: compile the step with XLA. Keras's default "auto" turns it on, and on a CPU
+            that makes convolutions 2 to 10 times slower.
+          **kwargs: `run_eagerly` and `steps_per_execution` of `keras.Model.compile`.
+
+        Raises:
+          ValueError: unknown loss, or a value out of its range.
+        """
+        if discriminator_steps < 1:
+            raise ValueError(f"discriminator_steps: expected >= 1; received {discriminator_steps}")
+        for key, value in {"r1": r1, "r2": r2, "gradient_penalty": gradient_penalty or 0}.items():
+            if value < 0:
+                raise ValueError(f"{key}: expected >= 0; received {value}")
+        # No optimizer for Keras: it would create an RMSprop that nothing uses.
+        super().compile(optimizer=None, jit_compile=jit_compile, **kwargs)
+        self.objective = losses.get(loss, label_smoothing)
+        self.discriminator_steps = discriminator_steps
+        self.r1 = r1
+        self.r2 = r2
+        if gradient_penalty is None:
+            gradient_penalty = 10.0 if loss == "wasserstein" else 0.0
+        self.gradient_penalty = gradient_penalty
+        self.d_optimizer = self._prepare(d_optimizer, self.discriminator)
+        self.g_optimizer = self._prepare(g_optimizer, self.generator)
+        self.trackers = {key: keras.metrics.Mean(name=key) for key in self.log_keys}
+        self._compile_arguments = {
+            "loss": loss,
+            "discriminator_steps": discriminator_steps,
+            "label_smoothing": label_smoothing,
+            "r1": r1,
+            "r2": r2,
+            "gradient_penalty": gradient_penalty,
+            "jit_compile": jit_compile,
+            **kwargs,
+        }
+        return self
+
+    @staticmethod
+    def _prepare(optimizer, network: keras.Model) -> keras.optimizers.Optimizer:
+        """`optimizer`, wrapped for loss scaling when `network` computes in float16, and built."""
+        optimizer = optimizer or keras.optimizers.Adam(2e-4, beta_1=0.5)
+        optimizer = keras.optimizers.get(optimizer)
+        # float16 gradients under 6e-8 vanish. Keras would scale only `model.optimizer`.
+        half = any(layer.dtype_policy.compute_dtype == "float16" for layer in network.layers)
+        if half and not isinstance(optimizer, keras.optimizers.LossScaleOptimizer):
+            optimizer = keras.optimizers.LossScaleOptimizer(optimizer)
+        # Built now, so that its slots exist before a checkpoint is restored into them.
+        optimizer.build(network.trainable_variables)
+        return optimizer
+
+    @property
+    def log_keys(self) -> tuple[str, ...]:
+        """Names of what a step reports; accuracies are shares of the batch in [0, 1]."""
+        return ("d_loss", "g_loss", "d_real_accuracy", "d_fake_accuracy")
+
+    @property
+    def metrics(self) -> list[keras.metrics.Metric]:
+        return list(self.trackers.values()) if self.compiled else []
+
+    def train_step(self, data) -> dict:
+        """Algorithm 1: k updates of D, each on its own part of the batch, then one of G.
+
+        The fakes of D's last update serve G's: one forward pass of G for both. G then meets the
+        discriminator that has already learnt from these fakes.
+        """
+        parts = self.discriminator_steps
+        for part, (reals, labels) in enumerate(self._split(*self._unpack(data), parts)):
+            latents = self._draw_latents(tf.shape(reals)[0], self.global_step * parts + part)
+            with tf.GradientTape() as g_tape:
+                fakes = self.generate(latents, labels, training=True)
+            d_logs = self._update_discriminator(reals, tf.stop_gradient(fakes), labels)
+        g_logs = self._update_generator(g_tape, fakes, reals, labels)
+        self.global_step.assign_add(1)
+        return self._track(d_logs | g_logs)
+
+    def _update_discriminator(self, reals, fakes, labels) -> dict:
+        with tf.GradientTape() as tape:
+            # Two passes: batch norm must not mix the statistics of real and fake images.
+            real = self.discriminate(reals, labels, training=True)
+            fake = self.discriminate(fakes, labels, training=True)
+            per_example = (
+                self.objective.discriminator(real.logits, fake.logits)
+                + self.class_loss(real, labels)
+                + self.class_loss(fake, labels)
+                + self._penalty(reals, fakes, labels)
+            )
+            scaled = self.d_optimizer.scale_loss(self._share_of_global_mean(per_example))
+        variables = self.discriminator.trainable_variables
+        self.d_optimizer.apply_gradients(zip(tape.gradient(scaled, variables), variables))
+        return {"d_loss": per_example} | self._accuracies(real, fake, labels)
+
+    def _update_generator(self, g_tape, fakes, reals, labels) -> dict:
+        with tf.GradientTape() as tape:
+            tape.watch(fakes)
+            fake = self.discriminate(fakes, labels, training=True)
+            real = None
+            if self.objective.paired:
+                real = self.discriminate(reals, labels, training=True).logits
+            per_example = self.objective.generator(fake.logits, real)
+            per_example += self.class_loss(fake, labels)
+            scaled = self.g_optimizer.scale_loss(self._share_of_global_mean(per_example))
+        # The chain rule by hand: from the loss to the fakes here, from the fakes into G there. D's
+        # weights are not differentiated at all.
+        upstream = tape.gradient(scaled, fakes)
+        variables = self.generator.trainable_variables
+        gradients = g_tape.gradient(fakes, variables, output_gradients=upstream)
+        self.g_optimizer.apply_gradients(zip(gradients, variables))
+        return {"g_loss": per_example}
+
+    def _penalty(self, reals, fakes, labels):
+        """The regularisers of D's loss, (B,)."""
+
+        def logits_of(images):
+            return self.discriminate(images, labels, training=True).logits
+
+        penalty = tf.zeros([tf.shape(reals)[0]])
+        if self.r1:
+            penalty += self.r1 / 2 * losses.squared_gradient_norm(logits_of, reals)
+        if self.r2:
+            penalty += self.r2 / 2 * losses.squared_gradient_norm(logits_of, fakes)
+        if self.gradient_penalty:
+            # int64's sign bit keeps this stream apart from the latents', whose steps are >= 0.
+            alpha = tf.random.stateless_uniform(
+                [tf.shape(reals)[0], 1, 1, 1], seed=[self.seed, -1 - self.global_step]
+            )
+            penalty += self.gradient_penalty * losses.gradient_penalty(
+                logits_of, reals, fakes, alpha
+            )
+        return penalty
+
+    def test_step(self, data) -> dict:
+        """D on images it was not trained on, and on fakes, in inference mode."""
+        reals, labels = self._unpack(data)
+        latents = self._draw_latents(tf.shape(reals)[0], self.global_step)
+        fakes = self.generate(latents, labels, training=False)
+        real = self.discriminate(reals, labels, training=False)
+        fake = self.discriminate(fakes, labels, training=False)
+        logs = {
+            "d_loss": self.objective.discriminator(real.logits, fake.logits),
+            "g_loss": self.objective.generator(fake.logits, real.logits),
+        }
+        return self._track(logs | self._accuracies(real, fake, labels))
+
+    def _accuracies(self, real: Verdict, fake: Verdict, labels) -> dict:
+        """(B,) each: where D is right about real images and about generated ones."""
+        on_real, on_fake = losses.accuracies(self.objective, real.logits, fake.logits)
+        return {"d_real_accuracy": on_real, "d_fake_accuracy": on_fake}
+
+    def _track(self, logs: dict) -> dict:
+        for key, values in logs.items():
+            self.trackers[key].update_state(values)
+        return {key: tracker.result() for key, tracker in self.trackers.items()}
+
+    @staticmethod
+    def _share_of_global_mean(per_example):
+        """This replica's share of the global batch's mean; gradients are summed over replicas."""
+        replicas = tf.distribute.get_replica_context().num_replicas_in_sync
+        return tf.reduce_mean(per_example) / replicas
+
+    def _draw_latents(self, num, draw):
+        """N(0, 1) latents (num, Z) of this replica, a function of (seed, draw) and the replica.
+
+        The global batch's latents are drawn everywhere and each replica keeps its rows, so that
+        the number of replicas does not change what is drawn.
+        """
+        context = tf.distribute.get_replica_context()
+        latents = tf.random.stateless_normal(
+            [num * context.num_replicas_in_sync, self.latent_dim],
+            seed=tf.stack([tf.cast(self.seed, tf.int64), tf.convert_to_tensor(draw)]),
+        )
+        first = num * context.replica_id_in_sync_group
+        return latents[first : first + num]
+
+    def _unpack(self, data):
+        """`fit`'s batch -> (images, labels or None)."""
+        images, labels, _ = keras.utils.unpack_x_y_sample_weight(data)
+        return images, labels
+
+    @staticmethod
+    def _split(images, labels, parts: int) -> list:
+        """Equal parts of a batch, [(images, labels or None), ...]."""
+        if labels is None:
+            return [(part, None) for part in tf.split(images, parts)]
+        return list(zip(tf.split(images, parts), tf.split(labels, parts), strict=True))
+
+    # --- Sampling --------------------------------------------------------------------------------
+
+    def latents(self, num: int, seed: int = 0) -> np.ndarray:
+        """N(0, 1) latents (num, Z) float32; row i is a function of (seed, i) only."""
+        from tfgan_mnist.latents import draw
+
+        return draw(num, self.latent_dim, seed)
+
+    def sample(self, latents, labels=None) -> np.ndarray:
+        """Images (N, H, W, C) float32 in [-1, 1] of latents (N, Z) and, where used, labels (N,).
+
+        In inference mode, with the moving averages of the weights when the optimizer keeps them.
+
+        Raises:
+          ValueError: latents of another width, or labels missing, in excess or out of range.
+        """
+        latents = np.asarray(latents, np.float32)
+        if latents.ndim != 2 or latents.shape[1] != self.latent_dim:
+            raise ValueError(
+                f"latents: expected shape (N, {self.latent_dim}); received {latents.shape}"
+            )
+        labels = self._check_labels(labels, len(latents))
+        images = np.empty((len(latents), *self.image_shape), np.float32)
+        with self.averaged_weights():
+            for first in range(0, len(latents), SAMPLE_BATCH):
+                rows = slice(first, first + SAMPLE_BATCH)
+                part = None if labels is None else labels[rows]
+                images[rows] = self._sample_batch(latents[rows], part)
+        return images
+
+    def _check_labels(self, labels, num: int) -> np.ndarray | None:
+        if self.num_classes is None:
+            if labels is not None:
+                raise ValueError(f"labels: {type(self).__name__} is not conditional and takes none")
+            return None
+        if labels is None:
+            raise ValueError(f"labels: expected {num} integers in 0..{self.num_classes - 1}")
+        labels = np.asarray(labels)
+        if labels.shape != (num,) or not np.issubdtype(labels.dtype, np.integer):
+            raise ValueError(
+                f"labels: expected integers of shape ({num},); "
+                f"received {labels.dtype} of shape {labels.shape}"
+            )
+        # Checked here, since a lookup of -1 wraps silently and a one-hot of 10 is all zeros.
+        if num and not 0 <= labels.min() <= labels.max() < self.num_classes:
+            raise ValueError(
+                f"labels: expected 0..{self.num_classes - 1}; "
+                f"received {labels.min()}..{labels.max()}"
+            )
+        return labels.astype(np.int32)
+
+    @tf.function(reduce_retracing=True)
+    def _sample_batch(self, latents, labels):
+        return self.generate(latents, labels, training=False)
+
+    @contextlib.contextmanager
+    def averaged_weights(self) -> Iterator[None]:
+        """Inside, the generator holds the moving averages of its weights, if there are any.
+
+        Batch norm's statistics are moving averages already and stay as they are.
+        """
+        optimizer = getattr(self, "g_optimizer", None)
+        if isinstance(optimizer, keras.optimizers.LossScaleOptimizer):
+            optimizer = optimizer.inner_optimizer
+        if optimizer is None or not optimizer.use_ema or not int(optimizer.iterations):
+            yield
+            return
+        variables = self.generator.trainable_variables
+        raw = [variable.numpy() for variable in variables]
+        optimizer.finalize_variable_values(variables)
+        try:
+            yield
+        finally:
+            for variable, value in zip(variables, raw):
+                variable.assign(value)
+
+    # --- Saving ----------------------------------------------------------------------------------
+
+    def training_state(self) -> dict[str, list]:
+        """Every variable that training reads or writes, by owner: what a checkpoint has to hold.
+
+        Networks include batch norm's statistics and dropout's seeds; optimizers include slots,
+        moving averages and loss scales.
+        """
+        return {
+            "global_step": [self.global_step],
+            "generator": self.generator.variables,
+            "discriminator": self.discriminator.variables,
+            "g_optimizer": self.g_optimizer.variables,
+            "d_optimizer": self.d_optimizer.variables,
+            "metrics": [v for tracker in self.metrics for v in tracker.variables],
+        }
+
+    def get_config(self) -> dict:
+        return {
+            "name": self.name,
+            "generator": keras.saving.serialize_keras_object(self.generator),
+            "discriminator": keras.saving.serialize_keras_object(self.discriminator),
+            "seed": self.seed,
+        }
+
+    @classmethod
+    def from_config(cls, config: dict) -> "GAN":
+        networks = {
+            key: keras.saving.deserialize_keras_object(config[key])
+            for key in ("generator", "discriminator")
+        }
+        return cls(**(config | networks))
+
+    def get_compile_config(self) -> dict | None:
+        if not self.compiled:
+            return None
+        return self._compile_arguments | {
+            "d_optimizer": keras.saving.serialize_keras_object(self.d_optimizer),
+            "g_optimizer": keras.saving.serialize_keras_object(self.g_optimizer),
+        }
+
+    def compile_from_config(self, config: dict) -> None:
+        self.compile(**keras.saving.deserialize_keras_object(config))
