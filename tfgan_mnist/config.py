@@ -195,7 +195,7 @@ def _read_toml(path: str) -> dict[str, Any]:
             values = tomllib.load(stream)
     except OSError as error:
         raise UserError(f"--config: cannot read {path}: {error.strerror}") from error
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError, RecursionError) as error:
+    except (ValueError, RecursionError) as error:  # TOML, UTF-8, or integers of 5,000 digits
         raise UserError(f"--config: {path} is not valid TOML: {error}") from error
     return {key: _typed(key, value, source=path) for key, value in values.items()}
 

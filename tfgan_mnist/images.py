@@ -164,10 +164,9 @@ def _read_picture(path: Path) -> np.ndarray:
         raise UserError(f"expected a picture, but {path} is an animation of {frames} frames")
     if picture.mode.startswith(("I", "F")):
         raise UserError(f"expected 8 bits per channel, but {path} has mode {picture.mode!r}")
-    if picture.has_transparency_data:
-        # What shows through is not in the file; white and black paper give different digits.
-        if np.asarray(picture.convert("RGBA"))[..., 3].min() < 255:
-            raise UserError(f"{path} has transparent pixels; flatten it onto its background")
+    # What shows through is not in the file; white and black paper give different digits.
+    if picture.has_transparency_data and np.asarray(picture.convert("RGBA"))[..., 3].min() < 255:
+        raise UserError(f"{path} has transparent pixels; flatten it onto its background")
     pixels = np.asarray(picture.convert("L" if picture.mode in ("1", "L", "LA") else "RGB"))
     return pixels if pixels.ndim == 3 else pixels[..., None]
 

@@ -14,16 +14,18 @@ def build(
     config: Config,
     image_shape: tuple[int, int, int],
     num_classes: int,
-    steps: int,
     jit_compile: bool = False,
 ) -> GAN:
     """The compiled model of a configuration.
 
     Args:
+      config: with `steps_per_epoch` resolved to a number above 0, unless learning rates are constant.
       image_shape: (height, width, channels) of the data.
       num_classes: labels of the data are 0 .. num_classes - 1.
-      steps: generator updates of the whole training, the length of the learning rates' decay.
+      jit_compile: compile the step with XLA.
     """
+    # The length of the learning rates' decay, in generator updates.
+    steps = config.epochs * config.steps_per_epoch
     model = _NETWORKS[config.model](config, image_shape, num_classes)
     model.compile(
         d_optimizer=_adam(config, config.d_learning_rate, steps * config.discriminator_steps),

@@ -261,7 +261,8 @@ class GAN(keras.Model):
         discriminator that has already learnt from these fakes.
         """
         parts = self.discriminator_steps
-        for part, (reals, labels) in enumerate(self._split(*self._unpack(data), parts)):
+        batch = self._unpack(data)
+        for part, (reals, labels) in enumerate(self._split(*batch, parts)):
             latents = self._draw_latents(tf.shape(reals)[0], self.global_step * parts + part)
             with tf.GradientTape() as g_tape:
                 fakes = self.generate(latents, labels, training=True)
@@ -368,7 +369,7 @@ class GAN(keras.Model):
         first = num * context.replica_id_in_sync_group
         return latents[first : first + num]
 
-    def _unpack(self, data):
+    def _unpack(self, data) -> tuple:
         """`fit`'s batch -> (images, labels or None)."""
         images, labels, _ = keras.utils.unpack_x_y_sample_weight(data)
         return images, labels

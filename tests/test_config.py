@@ -1,0 +1,164 @@
+"""How a configuration is resolved, and what it refuses."""
+
+import dataclasses
+
+import pytest
+
+from tfgan_mnist import config, train
+from tfgan_mnist.config import FIELDS, RECIPES, Config, resolve
+from tfgan_mnist.errors import UserError
+
+
+def parse(*flags: str) -> dict:
+    return config.explicit_flags(train.parser().parse_args(list(flags)))
+
+
+@pytest.fixture
+def toml(tmp_path):
+    def write(text: str) -> str:
+        path = tmp_path / "some.toml"
+        path.write_text(text)
+        return str(path)
+
+    return write
+
+
+def test_later_sources_win(toml, monkeypatch):
+    monkeypatch.setitem(RECIPES, "gan", {"epochs": 11, "batch_size": 12, "seed": 13})
+    path = toml('model = "gan"\nbatch_size = 22\nseed = 23\n')
+    settings = resolve(parse("--seed=33"), path)
+    default = Config()
+    assert settings.model == "gan"
+    assert settings.latent_dim == default.latent_dim  # the dataclass's
+    assert settings.epochs == 11  # the recipe's
+    assert settings.batch_size == 22  # the file's
+    assert settings.seed == 33  # the flag's
+
+
+def test_the_flag_chooses_the_recipe_even_over_the_file(toml, monkeypatch):
+    monkeypatch.setitem(RECIPES, "cdcgan", {"epochs": 17})
+    assert resolve(parse("--model=cdcgan"), toml('model = "gan"')).epochs == 17
+
+
+@pytest.mark.parametrize("model", RECIPES)
+def test_recipes_are_valid_and_say_only_what_differs(model):
+    resolve({"model": model})
+    for key, value in RECIPES[model].items():
+        assert value != FIELDS[key].default, f"{key} is the default already"
+        assert not FIELDS[key].metadata["only"] or model in FIELDS[key].metadata["only"]
+
+
+def test_every_field_has_a_flag_and_keeps_its_type():
+    given = {
+        "model": "--model=cdcgan",
+        "g_hidden_widths": "--g_hidden_widths=1,2,3",
+        "r1": "--r1=1",
+        "tensorboard": "--tensorboard",
+        "d_batch_norm": "--no-d_batch_norm",
+    }
+    values = parse(*given.values())
+    assert values == {
+        "model": "cdcgan",
+        "g_hidden_widths": (1, 2, 3),
+        "r1": 1.0,
+        "tensorboard": True,
+        "d_batch_norm": False,
+    }
+    known = {flag.lstrip("-") for flag in train.parser()._option_string_actions}
+    assert set(FIELDS) <= known
+
+
+def test_what_is_shown_can_be_read_back(toml):
+    settings = resolve({"model": "gan", "g_hidden_widths": (5, 6), "data_dir": 'a "b" \\c'})
+    shown = "\n".join(
+        line
+        for line in str(settings).splitlines()
+        if "gan" in (FIELDS[line.split(" = ")[0]].metadata["only"] or ("gan",))
+    )
+    assert resolve({}, toml(shown)) == settings
+
+
+def test_saved_values_come_back_from_json():
+    import json
+
+    settings = resolve({"model": "gan", "d_hidden_widths": (7,)})
+    assert config.from_saved(json.loads(json.dumps(dataclasses.asdict(settings)))) == settings
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        ({"model": "vae"}, "model: expected one of gan, dcgan, cdcgan; received 'vae'"),
+        ({"epochs": 0}, "epochs: expected a finite value >= 1; received 0"),
+        ({"epochs": True}, "epochs: expected int; received True"),
+        ({"g_learning_rate": float("nan")}, "g_learning_rate: expected a finite value >= 0"),
+        ({"g_learning_rate": float("inf")}, "g_learning_rate: expected a finite value >= 0"),
+        ({"ema": 1.0}, "ema: expected < 1; received 1.0"),
+        ({"loss": "huber"}, "loss: expected one of minimax"),
+        ({"channels": 2}, "channels: expected one of 0, 1, 3; received 2"),
+        ({"class_head": True}, "class_head: applies to cdcgan; the model is dcgan"),
+        ({"model": "gan", "width": 4}, "width: applies to dcgan and cdcgan; the model is gan"),
+        ({"model": "gan", "g_hidden_widths": ()}, "g_hidden_widths: expected integers like"),
+        ({"model": "gan", "g_hidden_widths": (0,)}, "g_hidden_widths: expected a finite value >="),
+        ({"image_size": 30}, "image_size: dcgan expects a multiple of 4; received 30"),
+        ({"loss": "hinge", "label_smoothing": 0.1}, "label_smoothing: expected a loss of minimax"),
+        (
+            {"model": "cdcgan", "class_head": True, "conditioning": "planes"},
+            "class_head: needs conditioning=projection",
+        ),
+    ],
+)
+def test_wrong_values_are_refused_by_name(values, message):
+    with pytest.raises(UserError, match=message):
+        resolve(values)
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("epocs = 3", "unknown key 'epocs'"),
+        ('epochs = "3"', "epochs: expected int; received '3'"),
+        ("epochs = 3.0", "epochs: expected int; received 3.0"),
+        ("[gan]\nepochs = 3", "unknown key 'gan'"),
+        ("epochs = ", "is not valid TOML"),
+        ("g_hidden_widths = [[1]]\nmodel='gan'", "g_hidden_widths: expected integers"),
+        ("seed = " + "9" * 5000, "is not valid TOML|seed: expected"),
+        ("x = " + "[" * 100_000, "is not valid TOML"),
+    ],
+)
+def test_wrong_files_are_refused(toml, text, message):
+    with pytest.raises(UserError, match=message):
+        resolve({}, toml(text))
+
+
+def test_a_missing_or_binary_file_is_refused(tmp_path):
+    with pytest.raises(UserError, match="cannot read .*nothing.toml: No such file"):
+        resolve({}, str(tmp_path / "nothing.toml"))
+    (tmp_path / "binary.toml").write_bytes(b"\xff\xfe\x00")
+    with pytest.raises(UserError, match="is not valid TOML"):
+        resolve({}, str(tmp_path / "binary.toml"))
+
+
+@pytest.mark.parametrize(
+    ("flag", "message"),
+    [
+        ("--epoch=3", "unrecognized arguments: --epoch=3; did you mean --epochs?"),
+        ("--epochs=many", "argument --epochs: invalid int value: 'many'"),
+        ("--model=vae", "argument --model: invalid choice: 'vae'"),
+        ("--g_hidden_widths=1;2", "argument --g_hidden_widths: invalid"),
+    ],
+)
+def test_a_wrong_flag_is_answered_by_one_line(flag, message, capsys):
+    with pytest.raises(SystemExit) as stop:
+        train.parser().parse_args([flag])
+    assert stop.value.code == 2
+    error = capsys.readouterr().err
+    assert message in error and error.count("\n") == 1
+
+
+def test_help_shows_every_default():
+    help_text = " ".join(train.parser().format_help().split())
+    for name, field in FIELDS.items():
+        default = field.default
+        shown = ",".join(map(str, default)) if isinstance(default, tuple) else str(default)
+        assert f"(default: {shown or repr(shown)}" in help_text, name

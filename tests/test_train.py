@@ -1,0 +1,284 @@
+"""The train command, from flags to an export, on the real digits and tiny networks."""
+
+import csv
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from tfgan_mnist import train
+from tfgan_mnist.errors import UserError
+
+STEPS, EPOCHS = 4, 3
+TINY = {
+    "gan": ["--g_hidden_widths=8", "--d_hidden_widths=8"],
+    "dcgan": ["--width=2"],
+    "cdcgan": ["--width=2", "--class_head"],
+}
+
+
+@pytest.fixture
+def flags(tmp_path, data_dir, mnist):
+    """Flags of a tiny run under `tmp_path`; depends on `mnist`, so that the data are prepared."""
+
+    def make(model="dcgan", **options) -> list[str]:
+        values = {
+            "model": model,
+            "data_dir": data_dir,
+            "epochs": EPOCHS,
+            "steps_per_epoch": STEPS,
+            "batch_size": 8,
+            "latent_dim": 4,
+            "run_root": tmp_path / "runs",
+            "export_root": tmp_path / "saved_models",
+        } | options
+        return [f"--{key}={value}" for key, value in values.items()] + TINY[model]
+
+    return make
+
+
+@pytest.fixture(autouse=True)
+def digits_in_memory(monkeypatch, mnist):
+    """Spares every in-process run the seconds of reading the digits again."""
+    from tfgan_mnist import data
+
+    monkeypatch.setattr(data, "load", lambda *arguments: mnist)
+
+
+def run_train(flags: list[str]) -> None:
+    train.main(train.parser().parse_args(flags))
+
+
+def start_train(flags: list[str]) -> subprocess.Popen:
+    return subprocess.Popen(
+        [sys.executable, "-m", "tfgan_mnist.train", *flags],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    )
+
+
+def state(run) -> dict[str, np.ndarray]:
+    """Every tensor of the newest checkpoint of a run."""
+    import tensorflow as tf
+
+    newest = max((run / "checkpoints").glob("step_*"))
+    reader = tf.train.load_checkpoint(str(newest / "state"))
+    names = [name for name in reader.get_variable_to_shape_map() if "OBJECT_GRAPH" not in name]
+    assert names
+    return {"newest": np.array(newest.name)} | {name: reader.get_tensor(name) for name in names}
+
+
+def assert_same_state(run, other) -> None:
+    one, two = state(run), state(other)
+    assert one.keys() == two.keys()
+    for name, value in one.items():
+        np.testing.assert_array_equal(value, two[name], err_msg=name)
+
+
+def read_log(run) -> list[dict]:
+    with open(run / "log.csv", newline="") as stream:
+        return list(csv.DictReader(stream))
+
+
+@pytest.mark.parametrize("model", TINY)
+def test_a_run_from_flags_to_export(model, flags, tmp_path, capsys):
+    run_train(flags(model))
+    run = tmp_path / "runs" / f"0001-{model}"
+
+    assert json.loads((run / "config.json").read_text())["config"]["model"] == model
+    rows = read_log(run)
+    assert [row["epoch"] for row in rows] == ["1", "2", "3"]
+    keys = {"seconds", "images_per_second", "d_loss", "g_loss", "d_real_accuracy"}
+    assert keys | {"d_fake_accuracy"} <= set(rows[0])
+    assert all(np.isfinite(float(value)) for row in rows for value in row.values())
+    grids = sorted(path.name for path in (run / "samples").iterdir())
+    assert grids == [f"epoch_{epoch:03d}.png" for epoch in range(EPOCHS + 1)]
+    assert Image.open(run / "samples" / grids[0]).size == (604, 604)  # 10 x 10 of 28 + 2, twice
+    with Image.open(run / "samples.gif") as gif:
+        assert gif.n_frames >= 2
+    Image.open(run / "curves.png").verify()
+    assert len(list((run / "checkpoints").iterdir())) == 2
+    assert (tmp_path / "saved_models" / model / "1" / "saved_model.pb").exists()
+
+    output = capsys.readouterr().out
+    for text in (f'model = "{model}"', str(run), "d_loss", f"saved_models/{model}/1"):
+        assert text in output
+
+
+def test_dry_run_shows_and_writes_nothing(flags, tmp_path, capsys):
+    run_train([*flags("gan"), "--dry_run", "--seed=5"])
+    assert "seed = 5" in capsys.readouterr().out
+    assert not list(tmp_path.iterdir())
+
+
+def test_same_seed_same_weights_and_another_seed_others(flags, tmp_path):
+    for root, seed in (("a", 1), ("b", 1), ("c", 2)):
+        run_train(flags("dcgan", run_root=tmp_path / root, seed=seed, epochs=1))
+    assert_same_state(tmp_path / "a/0001-dcgan", tmp_path / "b/0001-dcgan")
+    with pytest.raises(AssertionError):
+        assert_same_state(tmp_path / "a/0001-dcgan", tmp_path / "c/0001-dcgan")
+
+
+def wait_for(path, process, seconds=120) -> None:
+    deadline = time.monotonic() + seconds
+    while not path.exists():
+        assert process.poll() is None, process.communicate()[0]
+        assert time.monotonic() < deadline, f"{path} did not appear"
+        time.sleep(0.005)
+
+
+def test_killed_and_resumed_is_the_run_that_was_not(flags, tmp_path):
+    """SIGKILL after the first epoch; dropout, both optimizers, the average and data order on."""
+    options = {"d_dropout": 0.3, "ema": 0.9, "steps_per_epoch": 40}
+    run_train(flags("cdcgan", run_root=tmp_path / "whole", **options))
+
+    process = start_train(flags("cdcgan", run_root=tmp_path / "killed", **options))
+    run = tmp_path / "killed" / "0001-cdcgan"
+    wait_for(run / "checkpoints" / "step_00000040", process)
+    process.kill()
+    process.communicate()
+    assert max((run / "checkpoints").glob("step_*")).name < "step_00000120"
+
+    run_train([f"--resume={run}"])
+    assert_same_state(run, tmp_path / "whole" / "0001-cdcgan")
+    losses = [
+        [(row["d_loss"], row["g_loss"]) for row in read_log(r)]
+        for r in (run, tmp_path / "whole" / "0001-cdcgan")
+    ]
+    assert losses[0] == losses[1]
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_signals_save_in_mid_epoch_and_tell_how_to_resume(number, flags, tmp_path, monkeypatch):
+    from tfgan_mnist import callbacks
+    from tfgan_mnist.errors import Stopped
+
+    run_train(flags("gan", run_root=tmp_path / "whole"))
+
+    class Interrupt(callbacks.StopOnNonFinite):
+        def on_train_batch_end(self, batch, logs=None):
+            if int(self.model.global_step) == STEPS + 2:
+                os.kill(os.getpid(), number)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(callbacks, "StopOnNonFinite", Interrupt)
+        with pytest.raises(Stopped, match=f"stopped after step {STEPS + 2}.*") as stopped:
+            run_train(flags("gan", run_root=tmp_path / "stopped"))
+    run = tmp_path / "stopped" / "0001-gan"
+    assert stopped.value.exit_status == 128 + number
+    assert f"--resume={run}" in str(stopped.value)
+    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+
+    run_train([f"--resume={run}"])
+    assert_same_state(run, tmp_path / "whole" / "0001-gan")
+    whole, resumed = (read_log(tmp_path / r / "0001-gan") for r in ("whole", "stopped"))
+    assert [r["d_loss"] for r in whole] == [r["d_loss"] for r in resumed]
+
+
+def test_a_damaged_checkpoint_is_passed_over(flags, tmp_path, caplog):
+    run_train(flags("gan"))
+    run = tmp_path / "runs" / "0001-gan"
+    shutil.copytree(run, tmp_path / "whole")
+    newest = max((run / "checkpoints").glob("step_*"))
+    data = newest / "state.data-00000-of-00001"
+    damaged = bytearray(data.read_bytes())
+    damaged[len(damaged) // 2] ^= 0xFF
+    data.write_bytes(damaged)
+    (run / "exported").unlink()
+    run_train([f"--resume={run}"])
+    assert f"{newest} is damaged" in caplog.text
+    # The last epoch was trained again, and the damaged checkpoint replaced.
+    assert_same_state(run, tmp_path / "whole")
+
+
+def test_a_finished_run_is_left_alone(flags, tmp_path, capsys):
+    run_train(flags("gan", epochs=1))
+    run_train([f"--resume={tmp_path / 'runs' / '0001-gan'}"])
+    assert "Nothing left to do" in capsys.readouterr().out
+    assert [path.name for path in (tmp_path / "saved_models" / "gan").iterdir()] == ["1"]
+
+
+def test_a_finished_run_goes_on_for_more_epochs(flags, tmp_path):
+    run_train(flags("gan", epochs=1))
+    run = tmp_path / "runs" / "0001-gan"
+    run_train([f"--resume={run}", "--epochs=2"])
+    assert [row["epoch"] for row in read_log(run)] == ["1", "2"]
+    assert (tmp_path / "saved_models" / "gan" / "2").exists()
+
+
+def test_resume_refuses_to_become_another_run(flags, tmp_path):
+    run_train(flags("gan", epochs=1))
+    run = tmp_path / "runs" / "0001-gan"
+    for flag in ("--model=dcgan", "--dataset=fashion_mnist", "--seed=9"):
+        key = flag.split("=")[0].lstrip("-")
+        with pytest.raises(UserError, match=f"{key}: .* was begun with"):
+            run_train([f"--resume={run}", flag])
+
+
+def test_one_train_command_per_run(flags, tmp_path):
+    from tfgan_mnist import runs
+
+    run_train(flags("gan", epochs=1))
+    run = tmp_path / "runs" / "0001-gan"
+    with runs.locked(run), pytest.raises(UserError, match="another train command"):
+        run_train([f"--resume={run}", "--epochs=2"])
+
+
+def test_a_loss_that_explodes_stops_with_advice(flags):
+    with pytest.raises(UserError, match="became (nan|inf) at step .* Try lower learning rates"):
+        run_train(flags("gan", g_learning_rate=1e30, d_learning_rate=1e30, epochs=20))
+
+
+@pytest.mark.parametrize(
+    ("flag", "message"),
+    [
+        ("--resume=nowhere", "nowhere: expected a run folder with a config.json"),
+        ("--batch_size=70000", "70000|60000|60,000"),
+        ("--dataset=nosuchset", "nosuchset"),
+    ],
+)
+def test_what_the_user_can_mend_is_one_message(flag, message, flags, tmp_path):
+    done = subprocess.run(
+        [sys.executable, "-m", "tfgan_mnist.train", *flags("gan"), "--steps_per_epoch=0", flag],
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
+    assert done.returncode == 2
+    assert "Traceback" not in done.stderr and done.stderr.startswith("error: ")
+    import re
+
+    assert re.search(message, done.stderr)
+    assert not (tmp_path / "runs").exists()
+
+
+def test_run_folders_are_numbered(tmp_path):
+    from tfgan_mnist import runs
+    from tfgan_mnist.config import Config
+
+    facts = runs.DataFacts((28, 28, 1), 10, 100)
+    (tmp_path / "0041-gan").mkdir()
+    (tmp_path / "notes").mkdir()
+    made = [runs.create(tmp_path, Config(), facts).name for _ in range(2)]
+    assert made == ["0042-dcgan", "0043-dcgan"]
+    assert runs.read(tmp_path / "0042-dcgan") == (Config(), facts)
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["", "[]", "{}", '{"config": 3}', '{"config": {"model": "vae"}, "data": {}}', "[" * 9999],
+)
+def test_a_damaged_config_is_refused(text, tmp_path):
+    from tfgan_mnist import runs
+
+    (tmp_path / "config.json").write_text(text)
+    with pytest.raises(UserError, match="expected|unknown"):
+        runs.read(tmp_path)

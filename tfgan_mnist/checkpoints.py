@@ -1,0 +1,85 @@
+"""Checkpoints: the whole state of training, complete on disk or not there at all."""
+
+import re
+import shutil
+from pathlib import Path
+
+import tensorflow as tf
+from absl import logging
+
+from tfgan_mnist import files, models, runs
+from tfgan_mnist.config import Config
+from tfgan_mnist.errors import UserError
+from tfgan_mnist.models import GAN
+
+FOLDER = "checkpoints"
+KEEP = 2  # the newest, and one to fall back on if the newest turns out to be damaged
+
+
+def save(run: Path, model: GAN) -> Path:
+    """Writes `checkpoints/step_<global step>/` of a run and drops all but the newest `KEEP`."""
+    step = int(model.global_step)
+    path = run / FOLDER / f"step_{step:08d}"
+    if path.exists():
+        # It was damaged, or training would have gone on from it.
+        shutil.rmtree(path)
+    with files.publish(path) as partial:
+        _checkpoint(model).write(str(partial / "state"))
+    for old in found(run)[KEEP:]:
+        shutil.rmtree(old, ignore_errors=True)
+    return path
+
+
+def restore(run: Path, model: GAN) -> int:
+    """Puts the newest readable checkpoint of a run into `model`, and returns its step.
+
+    TensorFlow checks the stored CRC of every tensor it reads. A damaged checkpoint is named in a
+    warning and the one before it is used.
+
+    Raises:
+      UserError: no checkpoint, or none that can be read.
+    """
+    paths = found(run)
+    for path in paths:
+        try:
+            _checkpoint(model).read(str(path / "state")).assert_consumed()
+        except (tf.errors.OpError, AssertionError, ValueError) as error:
+            reason = str(error).strip().splitlines()[0]
+            logging.warning("%s is damaged and was passed over: %s", path, reason)
+        else:
+            return int(model.global_step)
+    expected = run / FOLDER
+    raise UserError(
+        f"{expected}: none of the {len(paths)} checkpoints can be read"
+        if paths
+        else f"{expected}: no checkpoint there; the run was stopped before its first one"
+    )
+
+
+def restore_run(run: str | Path) -> tuple[Config, GAN]:
+    """The configuration and the trained model of the run in folder `run`.
+
+    Raises:
+      UserError: not a run folder, or no readable checkpoint in it.
+    """
+    run = Path(run)
+    config, facts = runs.read(run)
+    model = models.build(config, facts.image_shape, facts.num_classes)
+    restore(run, model)
+    return config, model
+
+
+def found(run: Path) -> list[Path]:
+    """The checkpoints of a run, the newest first."""
+    paths = (run / FOLDER).glob("step_*")
+    return sorted((p for p in paths if re.fullmatch(r"step_\d{8}", p.name)), reverse=True)
+
+
+def _checkpoint(model: GAN) -> tf.train.Checkpoint:
+    # Plain lists of variables: every one is there by construction. Keras objects tracked by
+    # attribute would leave out what they do not track, dropout's seeds among them.
+    state = {
+        key: [getattr(variable, "value", variable) for variable in variables]
+        for key, variables in model.training_state().items()
+    }
+    return tf.train.Checkpoint(**state)

@@ -1,0 +1,93 @@
+"""What all commands do alike: parse flags, run, and tell the user's errors from the program's."""
+
+import difflib
+import os
+import re
+import sys
+import tempfile
+from collections.abc import Callable
+from typing import NoReturn
+
+from absl import app
+from absl.flags import argparse_flags
+
+from tfgan_mnist.errors import Stopped, UserError
+
+EXIT_USER_ERROR = 2
+EXIT_INTERRUPTED = 130  # 128 + SIGINT, as shells report it
+
+
+class Parser(argparse_flags.ArgumentParser):
+    """A flag parser for `python -m tfgan_mnist.<command>`.
+
+    Abbreviated flags are refused: `--epoch=3` must not silently become `--epochs=3`. A wrong flag
+    is answered by one line, not by the list of all flags.
+    """
+
+    def __init__(self, command: str, description: str):
+        prog = f"python -m tfgan_mnist.{command}"
+        super().__init__(
+            prog=prog,
+            usage=f"{prog} [--flag=value ...]",
+            description=description,
+            allow_abbrev=False,
+        )
+
+    def error(self, message: str) -> NoReturn:
+        hints = []
+        for word in re.findall(r"--(?:no-)?\w+", message):
+            if word not in self._option_string_actions:
+                hints += difflib.get_close_matches(word, self._option_string_actions, n=1)
+        hint = f"did you mean {hints[0]}? " if hints else ""
+        self.exit(EXIT_USER_ERROR, f"error: {message}; {hint}{self.prog} --help lists all flags\n")
+
+
+def run(main: Callable, parser: Parser) -> None:
+    """Parses the command line and exits with `main(arguments)`, an exit status or None for 0.
+
+    `UserError` and file-system errors are printed as one message with exit status 2. Anything else
+    is a bug and keeps its traceback.
+    """
+
+    def guarded(arguments):
+        try:
+            return main(arguments)
+        except UserError as error:
+            print(f"error: {error}", file=sys.stderr)
+        except OSError as error:
+            print(f"error: {error.strerror or error}: {error.filename or ''}", file=sys.stderr)
+        except Stopped as stopped:
+            print(stopped, file=sys.stderr)
+            return stopped.exit_status
+        except KeyboardInterrupt:
+            print("interrupted", file=sys.stderr)
+            return EXIT_INTERRUPTED
+        return EXIT_USER_ERROR
+
+    app.run(guarded, flags_parser=lambda argv: parser.parse_args(argv[1:]))
+
+
+def start_tensorflow() -> None:
+    """Imports TensorFlow and finds its devices without its start-up messages.
+
+    Some ten lines on CPU features and missing CUDA libraries would drown the program's own output.
+    TF_CPP_MIN_LOG_LEVEL does not reach those that TensorFlow 2.21 writes before its logging is set
+    up, so stderr's file descriptor is turned away meanwhile; what was written is shown if the
+    import fails.
+    """
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+    sys.stderr.flush()
+    stderr = os.dup(2)
+    with tempfile.TemporaryFile() as chatter:
+        os.dup2(chatter.fileno(), 2)
+        try:
+            import tensorflow as tf
+
+            tf.config.list_physical_devices()
+        except BaseException:
+            chatter.seek(0)
+            os.write(stderr, chatter.read())
+            raise
+        finally:
+            os.dup2(stderr, 2)
+            os.close(stderr)

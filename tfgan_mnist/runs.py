@@ -1,0 +1,117 @@
+"""A run is a folder: `runs/0003-dcgan/`.
+
+config.json      the resolved configuration, what the data set is, versions; written first
+log.csv          a row per epoch
+samples/         epoch_000.png (before training), epoch_001.png, ...
+samples.gif      the same over time
+curves.png       losses and accuracies over epochs
+checkpoints/     what `--resume` continues from
+metrics.json     how good the samples are
+"""
+
+import contextlib
+import dataclasses
+import fcntl
+import importlib.metadata
+import json
+import platform
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from typing import NamedTuple
+
+from tfgan_mnist import config as configuration
+from tfgan_mnist import files
+from tfgan_mnist.config import Config
+from tfgan_mnist.errors import UserError
+
+CONFIG = "config.json"
+LOG = "log.csv"
+SAMPLES = "samples"
+GIF = "samples.gif"
+CURVES = "curves.png"
+EXPORTED = "exported"
+
+
+class DataFacts(NamedTuple):
+    """What a run needs to know of its data when the data are not there."""
+
+    image_shape: tuple[int, int, int]
+    num_classes: int
+    num_images: int  # training images
+
+
+def create(root: str | Path, config: Config, facts: DataFacts) -> Path:
+    """Makes the next numbered folder under `root`, with its config.json in it."""
+    root = Path(root)
+    description = {
+        "config": dataclasses.asdict(config),
+        "data": facts._asdict(),
+        "versions": _versions(),
+    }
+    number = 1 + max(_numbers(root), default=0)
+    while True:
+        path = root / f"{number:04d}-{config.model}"
+        try:
+            with files.publish(path) as partial:
+                partial.mkdir()
+                (partial / CONFIG).write_text(json.dumps(description, indent=2) + "\n")
+            return path
+        except OSError:
+            # Another command may just have taken the number; any other trouble is a trouble.
+            if not path.exists():
+                raise
+            number += 1
+
+
+def read(path: str | Path) -> tuple[Config, DataFacts]:
+    """The configuration and data facts of the run in folder `path`.
+
+    Raises:
+      UserError: not a run folder, or its config.json is damaged or of another version.
+    """
+    file = Path(path) / CONFIG
+    try:
+        description = json.loads(file.read_text())
+        facts = DataFacts(**description["data"])
+        height, width, channels = facts.image_shape
+        facts = facts._replace(image_shape=(height, width, channels))
+        config = configuration.from_saved(description["config"])
+    except OSError as error:
+        raise UserError(
+            f"{path}: expected a run folder with a {CONFIG}; received: {error.strerror}"
+        ) from error
+    except (ValueError, LookupError, TypeError, AttributeError, RecursionError) as error:
+        raise UserError(f"{file}: expected a saved configuration; received: {error!r}") from error
+    return config, facts
+
+
+@contextlib.contextmanager
+def locked(path: Path) -> Iterator[None]:
+    """Holds the run's folder: a second command that trains into it is refused.
+
+    The lock is the operating system's and goes with the process, however it dies.
+    """
+    with open(path / ".lock", "w") as stream:
+        try:
+            fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            raise UserError(f"{path}: another train command is writing into this run") from error
+        yield
+
+
+def _numbers(root: Path) -> list[int]:
+    if not root.is_dir():
+        return []
+    matches = (re.match(r"(\d+)-", entry.name) for entry in root.iterdir())
+    return [int(match[1]) for match in matches if match]
+
+
+def _versions() -> dict[str, str]:
+    packages = ("tfgan-mnist", "tensorflow", "keras", "tensorflow-datasets", "numpy")
+    versions = {"python": platform.python_version()}
+    for package in packages:
+        # The package itself is not installed when it runs from a checkout.
+        with contextlib.suppress(importlib.metadata.PackageNotFoundError):
+            versions[package] = importlib.metadata.version(package)
+    return versions

@@ -1,0 +1,166 @@
+"""Trains a GAN on a data set of images, from a configuration to an exported generator."""
+
+import dataclasses
+import sys
+from pathlib import Path
+
+from tfgan_mnist import cli, config, runs
+from tfgan_mnist.config import Config
+from tfgan_mnist.errors import UserError
+
+# A resumed run may be told these anew. All else is what it was, or it would be another run.
+MAY_CHANGE_ON_RESUME = ("data_dir", "manual_dir", "export_root", "epochs", "tensorboard")
+
+
+def train(settings: Config, run: Path | None = None) -> Path:
+    """Trains as configured, exports the generator and returns the run's folder.
+
+    Args:
+      settings: the resolved configuration.
+      run: the folder of an earlier run, to go on where its newest checkpoint stopped.
+
+    Raises:
+      UserError: something that the user can mend.
+      Stopped: SIGTERM or Ctrl-C during training; the state is saved.
+    """
+    cli.start_tensorflow()
+    from tfgan_mnist import callbacks, checkpoints, data, export, models, runtime
+
+    # Settle what must not change once there are variables.
+    runtime.settle(settings.seed, settings.precision)
+
+    # The data, in memory as uint8.
+    data_set = data.load(
+        settings.dataset,
+        settings.data_dir or None,
+        settings.manual_dir or None,
+        settings.image_size,
+        settings.channels or None,
+    )
+    facts = runs.DataFacts(
+        image_shape=data_set.train.images.shape[1:],
+        num_classes=data_set.num_classes,
+        num_images=len(data_set.train.images),
+    )
+    full_pass = data.steps_per_epoch(data_set.train, settings.images_per_step)
+    steps_per_epoch = settings.steps_per_epoch or full_pass
+    settings = dataclasses.replace(settings, steps_per_epoch=steps_per_epoch)
+
+    # The run's folder: a new one, or the one to resume.
+    resumed = run is not None
+    run = run or runs.create(settings.run_root, settings, facts)
+    print(f"{'Resuming' if resumed else 'Run folder'}: {run}")
+    with runs.locked(run):
+        if resumed:
+            _expect_same_data(run, facts)
+
+        # The model, and its state when there is one.
+        model = models.build(
+            settings,
+            facts.image_shape,
+            facts.num_classes,
+            jit_compile=runtime.use_xla(),
+        )
+        print(
+            f"{type(model).__name__}: G {model.generator.count_params():,} and "
+            f"D {model.discriminator.count_params():,} parameters, on {runtime.describe()}"
+        )
+        if resumed and checkpoints.found(run):
+            print(f"Continuing after step {checkpoints.restore(run, model):,}")
+        exported = run / runs.EXPORTED
+        if exported.exists() and int(model.global_step) >= settings.epochs * steps_per_epoch:
+            print(f"Nothing left to do: {run} is finished, and exported to {exported.read_text()}")
+            return run
+        epoch, steps_done = divmod(int(model.global_step), steps_per_epoch)
+
+        # What happens during training, in this order; the checkpoint says "this epoch is done".
+        stop = callbacks.StopOnSignal(run)
+        during = [
+            callbacks.StopOnNonFinite(),
+            callbacks.SampleGrid(run, settings.tensorboard),
+            callbacks.Log(run, epoch, settings.images_per_step),
+            *([callbacks.tensorboard(run)] if settings.tensorboard else []),
+            callbacks.Checkpoint(run),
+            stop,
+        ]
+        publish = callbacks.ExportSavedModel(
+            Path(settings.export_root) / settings.model, export.describe_run(run)
+        )
+        at_the_end = [callbacks.Pictures(run), publish]
+
+        def fit(first_epoch: int, epochs: int, steps: int, extra: list) -> None:
+            batches = data.batches(
+                data_set.train,
+                settings.images_per_step,
+                settings.seed,
+                first_step=int(model.global_step),
+            )
+            model.fit(
+                batches,
+                initial_epoch=first_epoch,
+                epochs=epochs,
+                steps_per_epoch=steps,
+                shuffle=False,  # the pipeline does it, as a function of the seed and the epoch
+                callbacks=[*during, *extra],
+                # On a terminal a bar with an ETA; in a file, where bars pile up, a line per epoch.
+                verbose=1 if sys.stdout.isatty() else 2,
+            )
+
+        # Train. An epoch that was stopped in its middle is finished first, by a `fit` of its own.
+        with stop.listening():
+            if steps_done:
+                fit(epoch, epoch + 1, steps_per_epoch - steps_done, [callbacks.KeepMetrics(model)])
+                epoch += 1
+            fit(epoch, settings.epochs, steps_per_epoch, at_the_end)
+        exported.write_text(str(publish.exported))
+
+    print(f"Samples:  {run / runs.SAMPLES} and {run / runs.GIF}")
+    print(f"Log:      {run / runs.LOG} and {run / runs.CURVES}")
+    print(f"Exported: {publish.exported}")
+    return run
+
+
+def _expect_same_data(run: Path, facts: runs.DataFacts) -> None:
+    """Raises UserError when the run was begun on other data."""
+    _, former = runs.read(run)
+    if facts != former:
+        raise UserError(f"{run} was begun on {former._asdict()}; received {facts._asdict()}")
+
+
+def _expect_same_settings(run: Path, former: Config, received: Config) -> None:
+    """Raises UserError when a setting would turn the resumed run into another one."""
+    for key, value in dataclasses.asdict(former).items():
+        if key not in MAY_CHANGE_ON_RESUME and getattr(received, key) != value:
+            raise UserError(
+                f"{key}: {run} was begun with {value!r}; received {getattr(received, key)!r}. "
+                "Leave it out, or start a new run without --resume."
+            )
+
+
+def main(arguments) -> None:
+    """Turns flags into a call of `train`."""
+    flags = config.explicit_flags(arguments)
+    run = Path(arguments.resume) if arguments.resume else None
+    if run:
+        former, _ = runs.read(run)
+        settings = config.resolve(flags, arguments.config, base=former)
+        _expect_same_settings(run, former, settings)
+    else:
+        settings = config.resolve(flags, arguments.config)
+    print(settings)
+    if not arguments.dry_run:
+        train(settings, run)
+
+
+def parser() -> cli.Parser:
+    """The flags: a few of the command's own, and one for every field of the configuration."""
+    parser = cli.Parser("train", __doc__)
+    parser.add_argument("--config", metavar="FILE", help="TOML file with some of the values below")
+    parser.add_argument("--resume", metavar="RUN", help="go on with the run in this folder")
+    parser.add_argument("--dry_run", action="store_true", help="show the configuration and stop")
+    config.add_flags(parser)
+    return parser
+
+
+if __name__ == "__main__":
+    cli.run(main, parser())
