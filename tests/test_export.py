@@ -1,0 +1,336 @@
+import json
+import os
+import re
+import sys
+
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+from cpp_session import CppSession
+
+from tfgan_mnist import checkpoints, cli, config, export, files, models, runs
+from tfgan_mnist.errors import UserError
+
+MODELS = ("gan", "dcgan", "cdcgan")
+NUM_CLASSES = 10
+FACTS = runs.DataFacts(image_shape=(8, 8, 3), num_classes=NUM_CLASSES, num_images=64)
+ARCHIVE = type(keras.export.ExportArchive())  # of this backend
+SIGNATURES = ("serving_default", "sample", "png")
+
+
+def settings_of(name):
+    """The recipe of a model, made tiny."""
+    widths = {"g_hidden_widths": (8,), "d_hidden_widths": (4,)} if name == "gan" else {"width": 2}
+    sizes = {"latent_dim": 4, "image_size": 8, "steps_per_epoch": 1}
+    return config.resolve({"model": name, **sizes, **widths})
+
+
+def tiny(name):
+    """A compiled model whose weights and batch statistics are all different from their initials."""
+    model = models.build(settings_of(name), FACTS.image_shape, NUM_CLASSES)
+    random = np.random.default_rng(0)
+    for variable in model.generator.variables:
+        values = random.normal(0, 0.5, variable.shape)
+        variable.assign(abs(values) if variable.name == "moving_variance" else values)
+    return model
+
+
+def passing_through(image_shape=(8, 8, 1)):
+    """A model that shows its latents: quick to export."""
+    latents = keras.Input((np.prod(image_shape),))
+    generator = keras.Model(latents, keras.layers.Reshape(image_shape)(latents))
+    return models.GAN(generator, models.gan.mlp_discriminator(image_shape, (4,)))
+
+
+def labels_for(model, num):
+    return {"labels": np.arange(num) % NUM_CLASSES} if model.num_classes else {}
+
+
+@pytest.fixture(scope="module", params=MODELS)
+def exported(request, tmp_path_factory):
+    """(model, folder of its export, the export in a C++ session)."""
+    model = tiny(request.param)
+    folder = export.export(model, tmp_path_factory.mktemp("exports") / request.param)
+    with CppSession(folder) as session:
+        yield model, folder, session
+
+
+@pytest.fixture(scope="module")
+def model():
+    return passing_through()
+
+
+# What the C++ session makes of an export
+
+
+@pytest.mark.parametrize("batch", [0, 1, 64])
+def test_served_images_are_those_of_keras(exported, batch):
+    model, _, session = exported
+    latents, labels = model.latents(batch), labels_for(model, batch)
+    served = session.run("serving_default", latents=latents, **labels)["images"]
+    assert served.dtype == np.float32
+    assert served.shape == (batch, *model.image_shape)
+    expected = (model.sample(latents, **labels) + 1) / 2
+    np.testing.assert_allclose(served, expected, rtol=0, atol=1e-5)
+    if batch:
+        assert 0 <= served.min() < 0.4 < 0.6 < served.max() <= 1
+
+
+@pytest.mark.parametrize("batch", [0, 1, 64])
+def test_png_holds_the_images_of_sample(exported, batch):
+    model, _, session = exported
+    request = {"seed": np.arange(batch), **labels_for(model, batch)}
+    images = session.run("sample", **request)["images"]
+    assert images.shape == (batch, *model.image_shape)
+    pngs = session.run("png", **request)["png_bytes"]
+    assert pngs.shape == (batch,)
+    for image, png in zip(images, pngs):
+        np.testing.assert_allclose(tf.io.decode_png(png), 255 * image, rtol=0, atol=0.51)
+
+
+def test_a_row_is_a_function_of_its_seed(exported):
+    model, folder, session = exported
+    seeds = [7, -1, 7, 2**31 - 1]
+    labels = {"labels": [3] * len(seeds)} if model.num_classes else {}
+    images = session.run("sample", seed=seeds, **labels)["images"]
+    np.testing.assert_allclose(images[0], images[2], rtol=0, atol=1e-6)
+    assert len(np.unique(images.round(4), axis=0)) == 3
+    with CppSession(folder) as restarted:
+        one = {key: value[-1:] for key, value in labels.items()}
+        again = restarted.run("sample", seed=seeds[-1:], **one)["images"]
+    np.testing.assert_allclose(images[-1:], again, rtol=0, atol=1e-6)
+
+
+def test_seeds_draw_standard_normal_latents(tmp_path):
+    with CppSession(export.export(passing_through(), tmp_path)) as session:
+        latents = 2 * session.run("sample", seed=np.arange(500))["images"] - 1
+    assert abs(latents.mean()) < 0.02
+    assert abs(latents.std() - 1) < 0.02
+    assert abs(np.corrcoef(latents.reshape(500, -1).T) - np.eye(64)).max() < 0.25
+
+
+@pytest.mark.parametrize("exported", ["cdcgan"], indirect=True)
+@pytest.mark.parametrize("signature", SIGNATURES)
+@pytest.mark.parametrize("wrong", [-1, NUM_CLASSES])
+def test_a_label_that_is_not_a_class_is_refused(exported, signature, wrong):
+    model, _, session = exported
+    rows = {"latents": model.latents(3)} if signature == "serving_default" else {"seed": [1, 2, 3]}
+    with pytest.raises(RuntimeError, match=rf"expected 0\.\.9; received\] \[{wrong}\]"):
+        session.run(signature, labels=[0, wrong, 9], **rows)
+    session.run(signature, labels=[0, 5, 9], **rows)  # and the session goes on
+
+
+def test_signatures(exported):
+    model, _, session = exported
+
+    def described(tensors):
+        return {
+            key: (tf.as_dtype(info.dtype).name, [dim.size for dim in info.tensor_shape.dim])
+            for key, info in tensors.items()
+        }
+
+    labels = {"labels": ("int32", [-1])} if model.num_classes else {}
+    images = {"images": ("float32", [-1, *model.image_shape])}
+    expected = {
+        "serving_default": ({"latents": ("float32", [-1, 4])} | labels, images),
+        "sample": ({"seed": ("int32", [-1])} | labels, images),
+        "png": ({"seed": ("int32", [-1])} | labels, {"png_bytes": ("string", [-1])}),
+    }
+    served = {
+        name: (described(signature.inputs), described(signature.outputs))
+        for name, signature in session.signatures.items()
+        if not name.startswith("__")
+    }
+    assert served == expected
+    assert {session.signatures[name].method_name for name in expected} == {
+        "tensorflow/serving/predict"
+    }
+
+
+def test_weights_are_stored_once(exported):
+    model, folder, _ = exported
+    stored = tf.train.list_variables(str(folder / "variables" / "variables"))
+    numbers = sum(np.prod(shape) for _, shape in stored if shape)
+    assert numbers == model.generator.count_params()
+
+
+def test_no_xla(exported):
+    assert "_XlaMustCompile" not in str(exported[2].meta_graph.graph_def)
+
+
+# Which weights, and in which precision
+
+
+@pytest.fixture
+def restored_policy():
+    policy = keras.config.dtype_policy()
+    yield
+    keras.config.set_dtype_policy(policy)
+
+
+@pytest.mark.usefixtures("restored_policy")
+@pytest.mark.parametrize("precision", ["mixed_float16", "mixed_bfloat16"])
+def test_float32_whatever_the_precision(tmp_path, precision):
+    keras.config.set_dtype_policy(precision)
+    model = tiny("cdcgan")
+    latents, labels = model.latents(NUM_CLASSES), np.arange(NUM_CLASSES)
+    with CppSession(export.export(model, tmp_path)) as session:
+        graph = str(session.meta_graph.graph_def)
+        served = session.run("serving_default", latents=latents, labels=labels)["images"]
+    assert "DT_HALF" not in graph
+    assert "DT_BFLOAT16" not in graph
+    keras.config.set_dtype_policy("float32")
+    reference = tiny("cdcgan")
+    expected = (reference.sample(latents, labels) + 1) / 2
+    np.testing.assert_allclose(served, expected, rtol=0, atol=1e-5)
+
+
+def test_averaged_weights(tmp_path):
+    model = tiny("gan")
+    variables = model.generator.trainable_variables
+    for _ in range(20):  # the weights move, and their averages hardly follow
+        model.g_optimizer.apply([tf.ones_like(variable) for variable in variables], variables)
+    raw = model.generator.get_weights()
+    latents = model.latents(8)
+    with CppSession(export.export(model, tmp_path)) as session:
+        served = session.run("serving_default", latents=latents)["images"]
+    expected = (model.sample(latents) + 1) / 2
+    of_raw = (model(latents).numpy() + 1) / 2
+    assert abs(expected - of_raw).max() > 1e-3
+    np.testing.assert_allclose(served, expected, rtol=0, atol=1e-5)
+    np.testing.assert_array_equal(
+        np.concatenate([weights.ravel() for weights in model.generator.get_weights()]),
+        np.concatenate([weights.ravel() for weights in raw]),
+    )
+
+
+# Publishing
+
+
+def test_version_numbers_grow(tmp_path, model):
+    for name in ("00000007", "latest", ".9.partial", "-10", "8.5"):
+        (tmp_path / name).mkdir()
+    (tmp_path / "12").write_text("not a folder")
+    assert list(export.versions(tmp_path)) == [7]
+    assert export.export(model, tmp_path) == tmp_path / "8"
+    assert sorted(export.versions(tmp_path)) == [7, 8]
+    assert export.versions(tmp_path / "nothing") == {}
+
+
+def test_a_version_is_never_overwritten(tmp_path, model, monkeypatch):
+    (tmp_path / "1").mkdir()
+    (tmp_path / "1" / "saved_model.pb").write_text("of another command")
+    monkeypatch.setattr(export, "versions", lambda _: {})  # when this one looked, it was not there
+    assert export.export(model, tmp_path) == tmp_path / "2"
+    assert (tmp_path / "1" / "saved_model.pb").read_text() == "of another command"
+    assert os.listdir(tmp_path / "1") == ["saved_model.pb"]
+
+
+def no_space(*_, **__):
+    message = "{{node SaveV2}} /tmp/x/variables; No space left on device [Op:SaveV2]"
+    raise tf.errors.ResourceExhaustedError(None, None, message)
+
+
+def interrupt(*_, **__):
+    raise KeyboardInterrupt
+
+
+def disk_error(*_, **__):
+    raise OSError(5, "Input/output error")
+
+
+@pytest.mark.parametrize(
+    ("place", "failure", "error", "message"),
+    [
+        ((ARCHIVE, "write_out"), no_space, UserError, "export: No space left"),
+        ((ARCHIVE, "write_out"), interrupt, KeyboardInterrupt, None),
+        ((export, "_serve"), disk_error, OSError, "Input/output"),
+        ((files.os, "rename"), disk_error, OSError, "Input/output"),
+    ],
+)
+def test_a_failure_leaves_nothing(tmp_path, model, monkeypatch, place, failure, error, message):
+    monkeypatch.setattr(*place, failure)
+    with pytest.raises(error, match=message):
+        export.export(model, tmp_path / "gan")
+    assert os.listdir(tmp_path / "gan") == []
+
+
+@pytest.mark.parametrize("signature", ["sample", "png"])
+def test_an_export_of_other_images_is_not_published(tmp_path, model, monkeypatch, signature):
+    serve = export._serve
+
+    def serve_another(folder, requests):
+        answers = serve(folder, requests)
+        other = serve(folder, {signature: {k: v[::-1] for k, v in requests[signature].items()}})
+        return answers | other
+
+    monkeypatch.setattr(export, "_serve", serve_another)
+    with pytest.raises(RuntimeError, match=f"'{signature}': expected the images that Keras makes"):
+        export.export(model, tmp_path)
+    assert os.listdir(tmp_path) == []
+
+
+def test_nan_is_not_published(tmp_path):
+    model = tiny("gan")
+    model.generator.weights[0].assign(np.full(model.generator.weights[0].shape, np.nan))
+    with pytest.raises(RuntimeError, match="differ by nan"):
+        export.export(model, tmp_path)
+    assert os.listdir(tmp_path) == []
+
+
+def test_card(exported):
+    model, folder, _ = exported
+    card = json.loads((folder / export.CARD).read_text())
+    assert card["model"] == type(model).__name__
+    assert card["generator_parameters"] == model.generator.count_params()
+    assert (card["latent_dim"], card["image_shape"]) == (4, [8, 8, 3])
+    assert card["num_classes"] == model.num_classes
+    assert tuple(card["signatures"]) == SIGNATURES
+    assert ("labels int32 (B,) in 0..9" in card["signatures"]["png"]) == bool(model.num_classes)
+    assert card["versions"]["tensorflow"] == tf.__version__
+    assert card["licence"] == "Apache-2.0"
+    assert re.fullmatch(r"20\d\d-\d\d-\d\dT\d\d:\d\d:\d\d\+00:00", card["exported"])
+
+
+# The command
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory):
+    """A run folder as training leaves it, and its model."""
+    model = tiny("cdcgan")
+    run = runs.create(tmp_path_factory.mktemp("runs"), settings_of("cdcgan"), FACTS)
+    checkpoints.save(run, model)
+    (run / "metrics.json").write_text('{"fid": 12.5}')
+    return run, model
+
+
+def test_the_command_exports_a_run(tmp_path, run, capsys):
+    run, model = run
+    flags = [f"--run={run}", f"--export_root={tmp_path}"]
+    export.main(export.parser().parse_args(flags))
+    version = tmp_path / "cdcgan" / "1"
+    assert capsys.readouterr().out == f"Exported: {version}\n"
+
+    latents, labels = model.latents(4), [2, 0, 2, 6]
+    with CppSession(version) as session:
+        served = session.run("serving_default", latents=latents, labels=labels)["images"]
+    expected = (model.sample(latents, labels) + 1) / 2
+    np.testing.assert_allclose(served, expected, rtol=0, atol=1e-5)
+
+    card = json.loads((version / export.CARD).read_text())
+    assert card["config"]["seed"] == 0
+    assert card["data"]["num_images"] == 64
+    assert card["metrics"] == {"fid": 12.5}
+    assert str(run.parent) not in json.dumps(card)  # no places of the machine that trained it
+    assert not set(export.PRIVATE) & set(card["config"])
+
+
+def test_the_command_refuses_what_is_not_a_run(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(sys, "argv", ["export", f"--run={tmp_path}"])
+    with pytest.raises(SystemExit) as stop:
+        cli.run(export.main, export.parser())
+    assert stop.value.code == cli.EXIT_USER_ERROR
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith(f"error: {tmp_path}: expected a run folder")

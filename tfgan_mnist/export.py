@@ -1,0 +1,331 @@
+"""Exports a run's generator as a SavedModel that TensorFlow Serving loads.
+
+An export is a folder, `saved_models/dcgan/3/`: a version under its base path.
+
+saved_model.pb, variables/   the generator in float32, with the averaged weights where there are any
+model_card.json              what the model is, what it was trained on, how, and how it is called
+
+Its signatures, with labels for conditional models only; every tensor has the batch B in front:
+
+serving_default   latents (B, Z) float32 [, labels (B,) int32] -> images (B, H, W, C) float32
+sample            seed (B,) int32 [, labels (B,) int32]        -> images (B, H, W, C) float32
+png               seed (B,) int32 [, labels (B,) int32]        -> png_bytes (B,) string, PNG files
+
+Images are in [0, 1]. Each row of `sample` and `png` draws its latent from its own seed, so that the
+same request has the same answer on every replica and after every restart.
+"""
+
+import dataclasses
+import datetime
+import json
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from tfgan_mnist import __version__, cli, files, latents, runs
+from tfgan_mnist.config import Config
+from tfgan_mnist.errors import UserError
+
+if TYPE_CHECKING:
+    from tfgan_mnist.models import GAN
+
+CARD = "model_card.json"
+LICENCE = "Apache-2.0"
+CHECKED_ROWS = 16
+TOLERANCE = 1e-5  # of images in [0, 1], between Keras and what was written
+
+# Settings that say where things were on the machine of the training, which is nobody's business.
+PRIVATE = ("data_dir", "manual_dir", "run_root", "export_root")
+
+
+def export(model: "GAN", base_path: str | os.PathLike, card: dict[str, Any] | None = None) -> Path:
+    """Publishes the generator of `model` as the next version under `base_path`.
+
+    What was written is run and compared with Keras before it gets its name; until then, and after
+    any failure, there is nothing that a server could take for a version.
+
+    Args:
+      model: in any precision, compiled or not; it is left as it is.
+      base_path: folder of the versions, such as `saved_models/dcgan`. It is created.
+      card: what the model card tells beside what the model itself shows; see `describe_run`.
+
+    Returns:
+      The folder of the new version: one above the highest so far, 1 at first.
+
+    Raises:
+      OSError, UserError: nothing can be written there.
+      RuntimeError: what was written does not make the images that Keras makes.
+    """
+    number = 1 + max(versions(base_path), default=0)
+    while True:
+        path = Path(base_path) / str(number)
+        try:
+            with files.publish(path) as partial:
+                _write(model, partial, card or {})
+            return path
+        except OSError:
+            # Another command may just have taken the number; any other trouble is a trouble.
+            if not path.exists():
+                raise
+            number += 1
+
+
+def versions(base_path: str | os.PathLike) -> dict[int, Path]:
+    """Number -> folder of the versions under `base_path`, as TensorFlow Serving finds them."""
+    base_path = Path(base_path)
+    if not base_path.is_dir():
+        return {}
+    numbered = (path for path in base_path.iterdir() if path.name.isascii() and path.name.isdigit())
+    return {int(path.name): path for path in numbered if path.is_dir()}
+
+
+def describe_run(run: Path) -> dict[str, Any]:
+    """What a model card tells of a run: configuration, data and, once measured, metrics.
+
+    Raises:
+      UserError: not a run folder.
+    """
+    settings, facts = runs.read(run)
+    config = dataclasses.asdict(settings)
+    card = {
+        "config": {key: value for key, value in config.items() if key not in PRIVATE},
+        "data": facts._asdict(),
+    }
+    metrics = run / "metrics.json"
+    if metrics.exists():
+        card["metrics"] = json.loads(metrics.read_text())
+    return card
+
+
+def _write(model: "GAN", folder: Path, card: dict[str, Any]) -> None:
+    """Writes a version to `folder` and checks it."""
+    import keras
+    import tensorflow as tf
+
+    folder.mkdir()
+    # On the CPU, whose arithmetic is the reference: a GPU rounds convolutions to 10 bits (TF32).
+    with tf.device("/CPU:0"):
+        model = _in_float32(model)
+    endpoints = _endpoints(model)
+    # `track(model.generator)` would store the weights a second time; what the endpoints use is
+    # found without it.
+    archive = keras.export.ExportArchive()
+    for name, (endpoint, inputs) in endpoints.items():
+        archive.add_endpoint(name, endpoint, inputs)
+    try:
+        archive.write_out(folder, verbose=False)
+    except tf.errors.OpError as error:
+        reason = error.message.rpartition(";")[2].strip()  # after operations and temporary names
+        raise UserError(f"{folder.parent}: cannot write an export: {reason}") from error
+    _check(model, folder, endpoints)
+    (folder / CARD).write_text(json.dumps(_describe(model) | card, indent=2) + "\n")
+
+
+def _in_float32(model: "GAN") -> "GAN":
+    """A copy of `model` that generates in float32 with the averaged weights.
+
+    Half precision is slower on a CPU, and TensorFlow Serving cannot write it as JSON. It is a
+    matter of every layer, so that a cast of the output would not do.
+    """
+    copy = type(model).from_config(_with_float32_policies(model.get_config()))
+    with model.averaged_weights():
+        copy.generator.set_weights(model.generator.get_weights())
+    return copy
+
+
+def _with_float32_policies(config):
+    """A Keras configuration with "float32" for every dtype policy in it."""
+    if isinstance(config, dict):
+        if config.get("class_name") == "DTypePolicy":
+            return config | {"config": {"name": "float32"}}
+        return {key: _with_float32_policies(value) for key, value in config.items()}
+    if isinstance(config, list | tuple):
+        return type(config)(_with_float32_policies(item) for item in config)
+    return config
+
+
+def _endpoints(model: "GAN") -> dict[str, tuple]:
+    """Signature name -> (function, specifications of its inputs)."""
+    import tensorflow as tf
+
+    def serving_default(latents, labels=None):
+        if model.num_classes:
+            labels = expect_classes(labels, model.num_classes)
+        images = model.generate(latents, labels, training=False)  # (B, H, W, C) in [-1, 1]
+        return {"images": (images + 1.0) / 2.0}
+
+    def sample(seed, labels=None):
+        return serving_default(draw(seed), labels)
+
+    def png(seed, labels=None):
+        images = sample(seed, labels)["images"]
+        pixels = tf.saturate_cast(tf.round(255.0 * images), tf.uint8)
+        return {"png_bytes": tf.io.encode_png(pixels)}
+
+    def draw(seed):
+        """(B,) -> latents (B, Z) from N(0, 1), each row a function of its own seed."""
+        # The algorithm is named because the default one depends on the device.
+        return tf.map_fn(
+            lambda one: tf.random.stateless_normal(
+                [model.latent_dim], seed=tf.stack([one, 0]), alg="philox"
+            ),
+            seed,
+            fn_output_signature=tf.TensorSpec([model.latent_dim], tf.float32),
+        )
+
+    def expect_classes(labels, num_classes: int):
+        """Labels (B,) as they are; refuses the request when one is not a class.
+
+        An embedding would take -1 for the last class, and a one-hot of it is no class at all.
+        """
+        is_class = (labels >= 0) & (labels < num_classes)
+        message = f"labels: expected 0..{num_classes - 1}; received"
+        wrong = tf.boolean_mask(labels, ~is_class)
+        with tf.control_dependencies(
+            [tf.debugging.Assert(tf.reduce_all(is_class), [message, wrong], summarize=10)]
+        ):
+            return tf.identity(labels)
+
+    of_latents = [tf.TensorSpec((None, model.latent_dim), tf.float32, name="latents")]
+    of_seed = [tf.TensorSpec((None,), tf.int32, name="seed")]
+    of_labels = [tf.TensorSpec((None,), tf.int32, name="labels")] if model.num_classes else []
+    return {
+        "serving_default": (serving_default, of_latents + of_labels),
+        "sample": (sample, of_seed + of_labels),
+        "png": (png, of_seed + of_labels),
+    }
+
+
+def _check(model: "GAN", folder: Path, endpoints: dict[str, tuple]) -> None:
+    """Runs every signature in `folder` as TensorFlow Serving does, and compares it with Keras.
+
+    Raises:
+      RuntimeError: images differ by more than TOLERANCE, or are NaN.
+    """
+    import tensorflow as tf
+
+    rows = np.arange(CHECKED_ROWS, dtype=np.int32)
+    values = {"latents": latents.draw(CHECKED_ROWS, model.latent_dim, seed=0), "seed": rows}
+    if model.num_classes:
+        values["labels"] = rows % model.num_classes
+    requests = {
+        name: {spec.name: values[spec.name] for spec in inputs}
+        for name, (_, inputs) in endpoints.items()
+    }
+    answers = _serve(folder, requests)
+    for name, (endpoint, _) in endpoints.items():
+        with tf.device("/CPU:0"):
+            expected = endpoint(**tf.nest.map_structure(tf.constant, requests[name]))
+        difference = np.abs(_images(answers[name]) - _images(expected)).max()
+        # Where Keras's pixel is rounded up, the other may just be rounded down.
+        tolerance = TOLERANCE + (1 / 255 if name == "png" else 0)
+        if not difference <= tolerance:  # written so that NaN fails too
+            raise RuntimeError(
+                f"signature {name!r}: expected the images that Keras makes, in [0, 1] and to "
+                f"within {tolerance:.1g}; they differ by {difference:.1g}. Nothing was published."
+            )
+
+
+def _serve(folder: Path, requests: dict[str, dict]) -> dict[str, dict]:
+    """Signature name -> inputs by name, to signature name -> outputs by name.
+
+    Runs the stored graph in a session, after its own operation has restored the variables, which is
+    what TensorFlow Serving does. `tf.saved_model.load` reads another part of the file, and accepts
+    exports that cannot be served.
+    """
+    import tensorflow as tf
+    from tensorflow.core.protobuf import saved_model_pb2
+
+    saved = saved_model_pb2.SavedModel.FromString((folder / "saved_model.pb").read_bytes())
+    (meta_graph,) = saved.meta_graphs
+    saver = meta_graph.saver_def
+    on_cpu = tf.compat.v1.ConfigProto(device_count={"GPU": 0})
+    with tf.Graph().as_default(), tf.compat.v1.Session(config=on_cpu) as session:
+        tf.graph_util.import_graph_def(meta_graph.graph_def, name="")
+        variables = str(folder / "variables" / "variables")
+        session.run(saver.restore_op_name, {saver.filename_tensor_name: variables})
+        answers = {}
+        for name, request in requests.items():
+            signature = meta_graph.signature_def[name]
+            answers[name] = session.run(
+                {key: tensor.name for key, tensor in signature.outputs.items()},
+                {signature.inputs[key].name: value for key, value in request.items()},
+            )
+    return answers
+
+
+def _images(outputs: dict) -> np.ndarray:
+    """The outputs of any signature as images (B, H, W, C) in [0, 1]."""
+    import tensorflow as tf
+
+    if "images" in outputs:
+        return np.asarray(outputs["images"])
+    return np.stack([tf.io.decode_png(png) for png in np.asarray(outputs["png_bytes"])]) / 255
+
+
+def _describe(model: "GAN") -> dict[str, Any]:
+    """What the model card tells of any model."""
+    import keras
+    import tensorflow as tf
+
+    labels = f", labels int32 (B,) in 0..{model.num_classes - 1}" if model.num_classes else ""
+    height, width, channels = model.image_shape
+    images = f"images float32 (B, {height}, {width}, {channels}) in [0, 1]"
+    return {
+        "model": type(model).__name__,
+        "generator_parameters": model.generator.count_params(),
+        "latent_dim": model.latent_dim,
+        "image_shape": model.image_shape,
+        "num_classes": model.num_classes,  # null: the model takes no labels
+        "signatures": {
+            "serving_default": f"latents float32 (B, {model.latent_dim}){labels} -> {images}",
+            "sample": f"seed int32 (B,){labels} -> {images}",
+            "png": f"seed int32 (B,){labels} -> png_bytes string (B,), PNG files",
+        },
+        "exported": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+        "versions": {
+            "tfgan-mnist": __version__,
+            "tensorflow": tf.__version__,
+            "keras": keras.__version__,
+        },
+        "licence": LICENCE,
+    }
+
+
+def export_run(run: Path, export_root: Path) -> Path:
+    """Exports the newest checkpoint of a run under `export_root/<model>/`; returns the version.
+
+    Raises:
+      UserError: not a run folder, no readable checkpoint in it, or nothing can be written.
+    """
+    card = describe_run(run)  # before TensorFlow's slow start, since it tells whether this is a run
+    cli.start_tensorflow()
+    from tfgan_mnist import checkpoints
+
+    settings, model = checkpoints.restore_run(run)
+    return export(model, export_root / settings.model, card)
+
+
+def main(arguments) -> None:
+    """Turns flags into a call of `export_run`."""
+    version = export_run(Path(arguments.run), Path(arguments.export_root))
+    print(f"Exported: {version}")
+
+
+def parser() -> cli.Parser:
+    """The flags of the command."""
+    parser = cli.Parser("export", __doc__.partition("\n")[0])
+    parser.add_argument("--run", required=True, help="folder of the run, such as runs/0003-dcgan")
+    parser.add_argument(
+        "--export_root",
+        default=Config.export_root,
+        metavar="FOLDER",
+        help="where <model>/<version>/ is written (default: %(default)s)",
+    )
+    return parser
+
+
+if __name__ == "__main__":
+    cli.run(main, parser())

@@ -1,0 +1,358 @@
+"""Draws images with the generator of a run or of an export, and writes them to files.
+
+How many, and of what:
+  Unconditional models make --num images, 100 by default. Conditional models make an image of each
+  of --labels; with --num, the labels are repeated or cut short until there are so many; without
+  --labels, they are all classes in order. Image i depends on --seed, i and its label only, so that
+  a larger --num keeps the images of a smaller one, and a run and its export make the same.
+
+Interpolation:
+  --interpolate=STEPS makes so many images on the way from one latent to another. A conditional
+  model goes the same way with each label.
+
+Where to:
+  --output=FILE.png  a picture of all: the labels side by side, or a row for each interpolation
+  --output=FILE.gif  an animation of the interpolation there and back, the labels side by side
+  --output=FILE.npz  `images`, uint8 (N, H, W, C), and `labels`, int32 (N,), where there are any
+  --output=FOLDER/   a PNG of each image: 00000.png, or with its label 00000_7.png
+  A file is replaced; a folder must be new or empty. Either appears complete or not at all.
+"""
+
+import argparse
+import json
+import math
+import re
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from tfgan_mnist import cli, export, files, images, latents, runs
+from tfgan_mnist.errors import UserError
+
+NUM = 100
+BATCH = 500  # images per call of the generator
+MOST_IMAGES = 100_000  # they are held in memory: 78 MB at 28x28x1, 1.2 GB at 64x64x3
+MOST_IN_PICTURE = 10_000
+MOST_COLUMNS = 50  # labels side by side; more are laid out near to a square
+SCALE = 2  # in pictures a digit of 28 pixels is 56 on the screen
+GIF_MILLISECONDS = 80
+
+
+class Source(NamedTuple):
+    """Something that makes images."""
+
+    latent_dim: int
+    conditional: bool
+    num_classes: int | None  # None: not conditional, or not known
+    # latents (B, Z) float32, labels (B,) int32 or None -> images (B, H, W, C) float32 in [-1, 1]
+    sample: Callable[[np.ndarray, np.ndarray | None], np.ndarray]
+
+
+class Plan(NamedTuple):
+    """What to make, and its layout row by row."""
+
+    latents: np.ndarray  # float32 (N, Z)
+    labels: np.ndarray | None  # int32 (N,)
+    columns: int
+
+
+# Where images come from
+
+
+def from_run(run: Path) -> Source:
+    """The newest checkpoint of a run.
+
+    Raises:
+      UserError: not a run folder, or no readable checkpoint in it.
+    """
+    runs.read(run)  # before TensorFlow's slow start
+    cli.start_tensorflow()
+    from tfgan_mnist import checkpoints
+
+    _, model = checkpoints.restore_run(run)
+    return Source(model.latent_dim, bool(model.num_classes), model.num_classes, model.sample)
+
+
+def from_saved_model(path: Path) -> Source:
+    """An export, without the code of its model.
+
+    Args:
+      path: the folder of a version, or a base path, of which the highest version is taken.
+
+    Raises:
+      UserError: no SavedModel there, a damaged one, or one without our signatures.
+    """
+    found = {0: path} if (path / "saved_model.pb").exists() else export.versions(path)
+    if not found:
+        raise UserError(
+            f"{path}: expected the folder of a SavedModel, or one of numbered versions; "
+            "python -m tfgan_mnist.export makes them from runs"
+        )
+    folder = found[max(found)]
+    cli.start_tensorflow()
+    import tensorflow as tf
+
+    try:
+        loaded = tf.saved_model.load(str(folder))
+        _, inputs = loaded.signatures["serving_default"].structured_input_signature
+        latent_dim = inputs["latents"].shape[-1]
+    except Exception as error:  # a damaged file raises whatever it comes to: IndexError was seen
+        reason = str(error).strip().partition("\n")[0]
+        raise UserError(
+            f"{folder}: expected an export of tfgan_mnist; received: {reason}"
+        ) from error
+
+    def sample(latents, labels):
+        given = {"latents": latents} if labels is None else {"latents": latents, "labels": labels}
+        tensors = {key: tf.constant(value) for key, value in given.items()}
+        try:
+            # By way of `loaded`: a signature alone does not keep its weights alive.
+            outputs = loaded.signatures["serving_default"](**tensors)
+        except tf.errors.InvalidArgumentError as error:
+            refused = re.search("assertion failed: (.*)", str(error))
+            if refused is None:
+                raise
+            raise UserError(f"{folder} refuses: {refused[1]}") from error
+        return outputs["images"].numpy() * 2.0 - 1.0
+
+    return Source(latent_dim, "labels" in inputs, _num_classes(folder), sample)
+
+
+def _num_classes(version: Path) -> int | None:
+    """What the model card tells; None when there is none."""
+    try:
+        return json.loads((version / export.CARD).read_text())["num_classes"]
+    except (OSError, ValueError, KeyError):
+        return None
+
+
+# What is made
+
+
+def independent(
+    source: Source, num: int | None, labels: list[int] | None, seed: int, most: int
+) -> Plan:
+    """Each image of a latent of its own.
+
+    Raises:
+      UserError: labels that do not suit the model, or more than `most` images.
+    """
+    classes = _classes(source, labels)
+    if num is None:
+        num = len(labels) if labels else NUM
+    _expect_at_most(most, num)
+    points = latents.draw(num, source.latent_dim, seed)
+    square = math.ceil(math.sqrt(num))
+    if classes is None:
+        return Plan(points, None, square)
+    columns = min(len(classes), num) if len(classes) <= MOST_COLUMNS else square
+    return Plan(points, np.resize(classes, num), columns)  # resize repeats, or cuts
+
+
+def interpolated(
+    source: Source, steps: int, labels: list[int] | None, seed: int, most: int
+) -> Plan:
+    """The way from one latent to another, for each label a row.
+
+    Raises:
+      UserError: labels that do not suit the model, or more than `most` images.
+    """
+    classes = _classes(source, labels)
+    rows = 1 if classes is None else len(classes)
+    _expect_at_most(most, rows * steps)
+    start, end = latents.draw(2, source.latent_dim, seed)
+    points = np.tile(latents.interpolate(start, end, steps), (rows, 1))
+    return Plan(points, None if classes is None else classes.repeat(steps), steps)
+
+
+def draw(source: Source, plan: Plan) -> np.ndarray:
+    """The images of a plan, uint8 (N, H, W, C)."""
+    batches = []
+    for first in range(0, len(plan.latents), BATCH):
+        rows = slice(first, first + BATCH)
+        labels = None if plan.labels is None else plan.labels[rows]
+        batches.append(images.to_uint8(source.sample(plan.latents[rows], labels)))
+    return np.concatenate(batches)
+
+
+def _classes(source: Source, labels: list[int] | None) -> np.ndarray | None:
+    """The labels that were asked for, or all; int32 (K,). None for an unconditional model."""
+    if not source.conditional:
+        if labels:
+            raise UserError("--labels: expected none, since the model is not conditional")
+        return None
+    if labels is None:
+        if source.num_classes is None:
+            raise UserError(f"--labels: expected, since no {export.CARD} tells which there are")
+        return np.arange(source.num_classes, dtype=np.int32)
+    end = source.num_classes or 2**31
+    wrong = [label for label in labels if not 0 <= label < end]
+    if wrong:
+        raise UserError(f"--labels: expected 0..{end - 1}; received {wrong[0]}")
+    return np.array(labels, np.int32)
+
+
+def _expect_at_most(most: int, count: int) -> None:
+    if count > most:
+        raise UserError(
+            f"expected at most {most:,} images in one output of this kind; received {count:,}"
+        )
+
+
+# Where images go to
+
+
+def write_picture(path: Path, pixels: np.ndarray, plan: Plan) -> None:
+    """All images in one PNG."""
+    images.write_png(path, images.enlarge(images.grid(pixels, plan.columns), SCALE))
+
+
+def write_animation(path: Path, pixels: np.ndarray, plan: Plan) -> None:
+    """A GIF with a frame for each step of an interpolation, there and back."""
+    rows = len(pixels) // plan.columns
+    by_step = pixels.reshape(rows, plan.columns, *pixels.shape[1:]).swapaxes(0, 1)
+    columns = rows if rows <= MOST_COLUMNS else None
+    there = [images.enlarge(images.grid(frame, columns), SCALE) for frame in by_step]
+    # The ends are shown once, so that the loop does not stop at them.
+    images.write_gif(path, there + there[-2:0:-1], GIF_MILLISECONDS, GIF_MILLISECONDS)
+
+
+def write_arrays(path: Path, pixels: np.ndarray, plan: Plan) -> None:
+    """The `.npz` file that `images.read` reads."""
+    arrays: dict[str, Any] = {"images": pixels}
+    if plan.labels is not None:
+        arrays["labels"] = plan.labels
+    with files.publish(path) as partial:
+        np.savez_compressed(partial, **arrays)
+
+
+def write_folder(path: Path, pixels: np.ndarray, plan: Plan) -> None:
+    """A PNG for each image, named so that they sort in order."""
+    with files.publish(path) as partial:
+        partial.mkdir()
+        for i, image in enumerate(pixels):
+            label = "" if plan.labels is None else f"_{plan.labels[i]}"
+            (partial / f"{i:05d}{label}.png").write_bytes(images.png_bytes(image))
+
+
+class Output(NamedTuple):
+    """A place, and how images get there."""
+
+    path: Path
+    write: Callable[[Path, np.ndarray, Plan], None]
+    most: int  # images
+
+
+def choose_output(name: str, interpolating: bool) -> Output:
+    """What `--output` stands for.
+
+    Raises:
+      UserError: an ending that is not known, an animation of nothing, or a folder in use.
+    """
+    path = Path(name).resolve()  # so that "." and links to folders have a name and a parent
+    if name.endswith("/") or path.is_dir():
+        if path.exists() and any(path.iterdir()):
+            raise UserError(f"--output: expected a new or an empty folder; {name} has files in it")
+        return Output(path, write_folder, MOST_IMAGES)
+    kind = path.suffix.lower()
+    if kind == ".gif" and not interpolating:
+        raise UserError("--output: expected --interpolate=STEPS with a .gif, which shows the steps")
+    if kind == ".gif":
+        return Output(path, write_animation, MOST_IN_PICTURE)
+    if kind == ".png":
+        return Output(path, write_picture, MOST_IN_PICTURE)
+    if kind == ".npz":
+        return Output(path, write_arrays, MOST_IMAGES)
+    raise UserError(
+        f"--output: expected FILE.png, FILE.gif, FILE.npz or FOLDER/; received {name!r}"
+    )
+
+
+def generate(
+    source: Source,
+    output: Output,
+    num: int | None = None,
+    labels: list[int] | None = None,
+    seed: int = 0,
+    steps: int | None = None,
+) -> int:
+    """Draws and writes images, as the module's docstring tells, and returns how many.
+
+    Raises:
+      UserError: labels that do not suit the model, or too many images.
+      OSError: they cannot be written.
+    """
+    if steps:
+        plan = interpolated(source, steps, labels, seed, output.most)
+    else:
+        plan = independent(source, num, labels, seed, output.most)
+    output.write(output.path, draw(source, plan), plan)
+    return len(plan.latents)
+
+
+def main(arguments) -> None:
+    """Turns flags into a call of `generate`."""
+    steps = arguments.interpolate
+    if steps and arguments.num:
+        raise UserError("--num: expected none with --interpolate, which says how many images")
+    output = choose_output(arguments.output, interpolating=bool(steps))
+    if arguments.run is not None:
+        source = from_run(Path(arguments.run))
+    else:
+        source = from_saved_model(Path(arguments.saved_model))
+    num = generate(source, output, arguments.num, arguments.labels, arguments.seed, steps)
+    print(f"Wrote {num:,} images to {arguments.output}")
+
+
+def parser() -> cli.Parser:
+    """The flags of the command."""
+    parser = cli.Parser("generate", __doc__)
+    parser.formatter_class = argparse.RawDescriptionHelpFormatter
+    source = parser.add_mutually_exclusive_group(required=True)
+    source.add_argument("--run", help="folder of a run, such as runs/0003-dcgan")
+    source.add_argument(
+        "--saved_model",
+        metavar="DIR",
+        help="export: a version's folder, or its parent for the highest version",
+    )
+    parser.add_argument("--num", type=_integer(1), metavar="N", help=f"images (default: {NUM})")
+    parser.add_argument(
+        "--labels", type=_integers, metavar="N,N", help="classes, such as 2,0,2,6 (default: all)"
+    )
+    parser.add_argument(
+        "--seed", type=_integer(0), default=0, metavar="N", help="of the latents (default: 0)"
+    )
+    parser.add_argument(
+        "--interpolate", type=_integer(2), metavar="STEPS", help="images from one latent to another"
+    )
+    parser.add_argument(
+        "--output",
+        default="samples.png",
+        metavar="PATH",
+        help="FILE.png, FILE.gif, FILE.npz or FOLDER/ (default: %(default)s)",
+    )
+    return parser
+
+
+def _integer(at_least: int) -> Callable[[str], int]:
+    def parse(text: str) -> int:
+        if not text.isdecimal() or int(text) < at_least:
+            raise argparse.ArgumentTypeError(f"expected a number >= {at_least}; received {text!r}")
+        return int(text)
+
+    return parse
+
+
+def _integers(text: str) -> list[int]:
+    try:
+        return [int(item) for item in text.split(",")]
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(
+            f"expected integers like 2,0,2,6; received {text!r}"
+        ) from error
+
+
+if __name__ == "__main__":
+    cli.run(main, parser())
