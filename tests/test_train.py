@@ -165,7 +165,7 @@ def test_signals_save_in_mid_epoch_and_tell_how_to_resume(number, flags, tmp_pat
 
     class Interrupt(callbacks.StopOnNonFinite):
         def on_train_batch_end(self, batch, logs=None):
-            if int(self.model.global_step) == STEPS + 2:
+            if self.model.steps_done == STEPS + 2:
                 os.kill(os.getpid(), number)
 
     with monkeypatch.context() as patch:

@@ -39,7 +39,7 @@ class SampleGrid(keras.callbacks.Callback):
             self.writer = tf.summary.create_file_writer(str(run / "tensorboard"))
 
     def on_train_begin(self, logs=None):
-        if int(self.model.global_step) == 0:
+        if self.model.steps_done == 0:
             self.write(0)
 
     def on_epoch_end(self, epoch, logs=None):
@@ -82,12 +82,12 @@ class Log(keras.callbacks.Callback):
 
     def on_epoch_begin(self, epoch, logs=None):
         self.began = time.perf_counter()
-        self.step_began = int(self.model.global_step)
+        self.step_began = self.model.steps_done
 
     def on_epoch_end(self, epoch, logs=None):
         seconds = time.perf_counter() - self.began
         self.seconds += seconds
-        seen = (int(self.model.global_step) - self.step_began) * self.images_per_step
+        seen = (self.model.steps_done - self.step_began) * self.images_per_step
         row = {"epoch": epoch + 1, "seconds": self.seconds, "images_per_second": seen / seconds}
         self.rows.append(row | {key: float(value) for key, value in (logs or {}).items()})
         text = io.StringIO()
@@ -141,7 +141,7 @@ class StopOnNonFinite(keras.callbacks.Callback):
         for key, value in (logs or {}).items():
             if not math.isfinite(value):
                 raise UserError(
-                    f"{key} became {value} at step {int(self.model.global_step)}. The last "
+                    f"{key} became {value} at step {self.model.steps_done}. The last "
                     "checkpoint is from before. Try lower learning rates, another loss, or "
                     "--precision=float32."
                 )
@@ -183,7 +183,7 @@ class StopOnSignal(keras.callbacks.Callback):
             checkpoints.save(self.run, self.model)
             raise Stopped(
                 self.received,
-                f"stopped after step {int(self.model.global_step):,}, nothing is lost. Go on with\n"
+                f"stopped after step {self.model.steps_done:,}, nothing is lost. Go on with\n"
                 f"  python -m tfgan_mnist.train --resume={self.run}",
             )
 

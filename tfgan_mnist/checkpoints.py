@@ -4,6 +4,7 @@ import re
 import shutil
 from pathlib import Path
 
+import keras
 import tensorflow as tf
 from absl import logging
 
@@ -18,7 +19,7 @@ KEEP = 2  # the newest, and one to fall back on if the newest turns out to be da
 
 def save(run: Path, model: GAN) -> Path:
     """Writes `checkpoints/step_<global step>/` of a run and drops all but the newest `KEEP`."""
-    step = int(model.global_step)
+    step = model.steps_done
     path = run / FOLDER / f"step_{step:08d}"
     if path.exists():
         # It was damaged, or training would have gone on from it.
@@ -47,7 +48,7 @@ def restore(run: Path, model: GAN) -> int:
             reason = str(error).strip().splitlines()[0]
             logging.warning("%s is damaged and was passed over: %s", path, reason)
         else:
-            return int(model.global_step)
+            return model.steps_done
     expected = run / FOLDER
     raise UserError(
         f"{expected}: none of the {len(paths)} checkpoints can be read"
@@ -64,7 +65,13 @@ def restore_run(run: str | Path) -> tuple[Config, GAN]:
     """
     run = Path(run)
     config, facts = runs.read(run)
-    model = models.build(config, facts.image_shape, facts.num_classes)
+    # The precision of the training: loss scales are part of its state.
+    here = keras.config.dtype_policy()
+    keras.config.set_dtype_policy(config.precision)
+    try:
+        model = models.build(config, facts.image_shape, facts.num_classes)
+    finally:
+        keras.config.set_dtype_policy(here)
     restore(run, model)
     return config, model
 

@@ -8,7 +8,7 @@ import tempfile
 from collections.abc import Callable
 from typing import NoReturn
 
-from absl import app
+from absl import app, logging
 from absl.flags import argparse_flags
 
 from tfgan_mnist.errors import Stopped, UserError
@@ -84,6 +84,8 @@ def start_tensorflow() -> None:
             import tensorflow as tf
 
             tf.config.list_physical_devices()
+            # Keras's exporter and others log their every step.
+            logging.set_verbosity(logging.WARNING)
         except BaseException:
             chatter.seek(0)
             os.write(stderr, chatter.read())

@@ -44,7 +44,11 @@ def train(settings: Config, run: Path | None = None) -> Path:
     )
     full_pass = data.steps_per_epoch(data_set.train, settings.images_per_step)
     steps_per_epoch = settings.steps_per_epoch or full_pass
-    settings = dataclasses.replace(settings, steps_per_epoch=steps_per_epoch)
+    settings = dataclasses.replace(
+        settings,
+        steps_per_epoch=steps_per_epoch,
+        precision=runtime.resolve_precision(settings.precision),
+    )
 
     # The run's folder: a new one, or the one to resume.
     resumed = run is not None
@@ -68,10 +72,10 @@ def train(settings: Config, run: Path | None = None) -> Path:
         if resumed and checkpoints.found(run):
             print(f"Continuing after step {checkpoints.restore(run, model):,}")
         exported = run / runs.EXPORTED
-        if exported.exists() and int(model.global_step) >= settings.epochs * steps_per_epoch:
+        if exported.exists() and model.steps_done >= settings.epochs * steps_per_epoch:
             print(f"Nothing left to do: {run} is finished, and exported to {exported.read_text()}")
             return run
-        epoch, steps_done = divmod(int(model.global_step), steps_per_epoch)
+        epoch, steps_done = divmod(model.steps_done, steps_per_epoch)
 
         # What happens during training, in this order; the checkpoint says "this epoch is done".
         stop = callbacks.StopOnSignal(run)
@@ -93,7 +97,7 @@ def train(settings: Config, run: Path | None = None) -> Path:
                 data_set.train,
                 settings.images_per_step,
                 settings.seed,
-                first_step=int(model.global_step),
+                first_step=model.steps_done,
             )
             model.fit(
                 batches,

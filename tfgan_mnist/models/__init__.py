@@ -19,7 +19,7 @@ def build(
     """The compiled model of a configuration.
 
     Args:
-      config: with `steps_per_epoch` resolved to a number above 0, unless learning rates are constant.
+      config: with `steps_per_epoch` above 0 (a full pass counted out), if learning rates decay.
       image_shape: (height, width, channels) of the data.
       num_classes: labels of the data are 0 .. num_classes - 1.
       jit_compile: compile the step with XLA.

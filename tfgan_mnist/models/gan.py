@@ -138,6 +138,12 @@ class GAN(keras.Model):
         """How many labels the networks know; None when they take none."""
         return None
 
+    @property
+    def steps_done(self) -> int:
+        """`global_step` as a Python number."""
+        # By way of NumPy: `int` does not take a variable that is mirrored over replicas.
+        return int(keras.ops.convert_to_numpy(self.global_step))
+
     def _check_shapes(self) -> None:
         expected = tuple(self.discriminator.inputs[0].shape[1:])
         if self.image_shape != expected:
@@ -261,8 +267,7 @@ class GAN(keras.Model):
         discriminator that has already learnt from these fakes.
         """
         parts = self.discriminator_steps
-        batch = self._unpack(data)
-        for part, (reals, labels) in enumerate(self._split(*batch, parts)):
+        for part, (reals, labels) in enumerate(self._split(self._unpack(data), parts)):
             latents = self._draw_latents(tf.shape(reals)[0], self.global_step * parts + part)
             with tf.GradientTape() as g_tape:
                 fakes = self.generate(latents, labels, training=True)
@@ -375,8 +380,9 @@ class GAN(keras.Model):
         return images, labels
 
     @staticmethod
-    def _split(images, labels, parts: int) -> list:
-        """Equal parts of a batch, [(images, labels or None), ...]."""
+    def _split(batch: tuple, parts: int) -> list[tuple]:
+        """A batch (images, labels or None) in equal parts of the same form."""
+        images, labels = batch
         if labels is None:
             return [(part, None) for part in tf.split(images, parts)]
         return list(zip(tf.split(images, parts), tf.split(labels, parts), strict=True))
@@ -445,7 +451,7 @@ class GAN(keras.Model):
         optimizer = getattr(self, "g_optimizer", None)
         if isinstance(optimizer, keras.optimizers.LossScaleOptimizer):
             optimizer = optimizer.inner_optimizer
-        if optimizer is None or not optimizer.use_ema or not int(optimizer.iterations):
+        if optimizer is None or not optimizer.use_ema or not self.steps_done:
             yield
             return
         variables = self.generator.trainable_variables
