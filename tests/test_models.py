@@ -265,8 +265,8 @@ def test_two_replicas_take_the_step_of_one(run_python):
 PARAMETERS = {
     # From the layers' shapes, so that a change of architecture is noticed.
     "gan": (1_489_936, 533_505),
-    "dcgan": (760_065, 138_945),
-    "cdcgan": (822_785, 201_665),
+    "dcgan": (414_529, 243_313),
+    "cdcgan": (431_809, 260_593),
 }
 
 

@@ -96,6 +96,9 @@ def test_a_run_from_flags_to_export(model, flags, tmp_path, capsys):
     assert json.loads((run / "config.json").read_text())["config"]["model"] == model
     rows = read_log(run)
     assert [row["epoch"] for row in rows] == ["1", "2", "3"]
+    scores = json.loads((run / "metrics.json").read_text())
+    assert scores["test_images"] == 10_000
+    assert ("d_class_accuracy" in scores["test"]) == (model == "cdcgan")
     keys = {"seconds", "images_per_second", "d_loss", "g_loss", "d_real_accuracy"}
     assert keys | {"d_fake_accuracy"} <= set(rows[0])
     assert all(np.isfinite(float(value)) for row in rows for value in row.values())
@@ -111,6 +114,17 @@ def test_a_run_from_flags_to_export(model, flags, tmp_path, capsys):
     output = capsys.readouterr().out
     for text in (f'model = "{model}"', str(run), "d_loss", f"saved_models/{model}/1"):
         assert text in output
+
+
+def test_tensorboard_gets_scalars_and_grids(flags, tmp_path):
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    run_train([*flags("gan", epochs=1), "--tensorboard"])
+    folder = tmp_path / "runs" / "0001-gan" / "tensorboard"
+    logs = [EventAccumulator(str(path)).Reload() for path in (folder, folder / "train")]
+    tensors = {tag: log.Tensors(tag) for log in logs for tag in log.Tags()["tensors"]}
+    assert len(tensors["samples"]) == 2
+    assert {"epoch_d_loss", "epoch_g_loss", "epoch_d_real_accuracy"} <= set(tensors)
 
 
 def test_dry_run_shows_and_writes_nothing(flags, tmp_path, capsys):

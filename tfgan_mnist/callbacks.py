@@ -3,6 +3,7 @@
 import contextlib
 import csv
 import io
+import json
 import math
 import signal
 import time
@@ -13,7 +14,7 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from tfgan_mnist import checkpoints, export, files, images, runs
+from tfgan_mnist import checkpoints, data, export, files, images, runs
 from tfgan_mnist.errors import Stopped, UserError
 from tfgan_mnist.models import GAN
 
@@ -188,6 +189,30 @@ class StopOnSignal(keras.callbacks.Callback):
             )
 
 
+class TestScores(keras.callbacks.Callback):
+    """At the end of training: `metrics.json` with what `evaluate` says of the test images.
+
+    For a discriminator with a class head that includes its accuracy on them.
+    """
+
+    def __init__(self, run: Path, test: data.Split):
+        super().__init__()
+        self.run = run
+        self.test = test
+
+    def on_train_end(self, logs=None):
+        scores = self.model.evaluate(
+            images.to_float(self.test.images),
+            self.test.labels,
+            batch_size=500,
+            verbose=0,
+            return_dict=True,
+        )
+        report = {"test_images": len(self.test.labels), "test": scores}
+        with files.publish(self.run / runs.METRICS) as partial:
+            partial.write_text(json.dumps(report, indent=2) + "\n")
+
+
 class Pictures(keras.callbacks.Callback):
     """At the end of training: `samples.gif` of the grids over time and `curves.png` of the log."""
 
@@ -226,17 +251,18 @@ class ExportSavedModel(keras.callbacks.Callback):
 
     Args:
       base_path: `saved_models/dcgan`, say.
-      card: what the model card tells beside the model itself.
+      run: folder of the run, which the model card then describes.
     """
 
-    def __init__(self, base_path: str | Path, card: dict | None = None):
+    def __init__(self, base_path: str | Path, run: Path | None = None):
         super().__init__()
         self.base_path = Path(base_path)
-        self.card = card
+        self.run = run
         self.exported: Path | None = None
 
     def on_train_end(self, logs=None):
-        self.exported = export.export(self.model, self.base_path, self.card)
+        card = export.describe_run(self.run) if self.run else None
+        self.exported = export.export(self.model, self.base_path, card)
 
 
 def tensorboard(run: Path) -> keras.callbacks.Callback:

@@ -87,7 +87,7 @@ class Config:
         (512, 256), "hidden layers of the discriminator", at_least=1, only=("gan",)
     )
     width: int = option(
-        64, "channels of the finest hidden feature maps", at_least=1, only=CONVOLUTIONAL
+        48, "channels of the finest hidden feature maps", at_least=1, only=CONVOLUTIONAL
     )
     kernel_size: int = option(
         4, "side of the convolutions in pixels", at_least=2, only=CONVOLUTIONAL

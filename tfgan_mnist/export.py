@@ -93,7 +93,7 @@ def describe_run(run: Path) -> dict[str, Any]:
         "config": {key: value for key, value in config.items() if key not in PRIVATE},
         "data": facts._asdict(),
     }
-    metrics = run / "metrics.json"
+    metrics = run / runs.METRICS
     if metrics.exists():
         card["metrics"] = json.loads(metrics.read_text())
     return card

@@ -6,7 +6,8 @@ samples/         epoch_000.png (before training), epoch_001.png, ...
 samples.gif      the same over time
 curves.png       losses and accuracies over epochs
 checkpoints/     what `--resume` continues from
-metrics.json     how good the samples are
+metrics.json     the discriminator on the test images
+exported         the path of the export, written when all is done
 """
 
 import contextlib
@@ -30,6 +31,7 @@ LOG = "log.csv"
 SAMPLES = "samples"
 GIF = "samples.gif"
 CURVES = "curves.png"
+METRICS = "metrics.json"
 EXPORTED = "exported"
 
 

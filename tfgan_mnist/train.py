@@ -24,7 +24,7 @@ def train(settings: Config, run: Path | None = None) -> Path:
       Stopped: SIGTERM or Ctrl-C during training; the state is saved.
     """
     cli.start_tensorflow()
-    from tfgan_mnist import callbacks, checkpoints, data, export, models, runtime
+    from tfgan_mnist import callbacks, checkpoints, data, models, runtime
 
     # Settle what must not change once there are variables.
     runtime.settle(settings.seed, settings.precision)
@@ -87,10 +87,8 @@ def train(settings: Config, run: Path | None = None) -> Path:
             callbacks.Checkpoint(run),
             stop,
         ]
-        publish = callbacks.ExportSavedModel(
-            Path(settings.export_root) / settings.model, export.describe_run(run)
-        )
-        at_the_end = [callbacks.Pictures(run), publish]
+        publish = callbacks.ExportSavedModel(Path(settings.export_root) / settings.model, run)
+        at_the_end = [callbacks.TestScores(run, data_set.test), callbacks.Pictures(run), publish]
 
         def fit(first_epoch: int, epochs: int, steps: int, extra: list) -> None:
             batches = data.batches(
@@ -120,6 +118,7 @@ def train(settings: Config, run: Path | None = None) -> Path:
 
     print(f"Samples:  {run / runs.SAMPLES} and {run / runs.GIF}")
     print(f"Log:      {run / runs.LOG} and {run / runs.CURVES}")
+    print(f"Scores:   {run / runs.METRICS}")
     print(f"Exported: {publish.exported}")
     return run
 

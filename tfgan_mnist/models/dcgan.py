@@ -6,6 +6,7 @@ instead of pooling; batch norm in both networks, but not at G's output nor D's i
 dense layers; ReLU and tanh in G; LeakyReLU in D.
 """
 
+import itertools
 from collections.abc import Sequence
 
 import keras
@@ -14,10 +15,10 @@ from keras import layers
 from tfgan_mnist.models.gan import GAN, normalised
 
 
-def scales(image_shape: Sequence[int]) -> tuple[int, int]:
-    """(side of the coarsest feature map, number of doublings from there to the image's side).
+def sides(image_shape: Sequence[int]) -> list[int]:
+    """Sides of the feature maps from the coarsest to the image: [3, 7, 14, 28], [4, 8, 16, 32, 64].
 
-    28 -> (7, 2), 32 -> (4, 3), 64 -> (4, 4), as in the paper: halved down to 4 or to an odd side.
+    Halved down to 4 or less, as in the paper; an odd side 2n + 1 comes from n.
 
     Raises:
       ValueError: not square, or a side that is not a multiple of 4 from 8 on.
@@ -28,10 +29,17 @@ def scales(image_shape: Sequence[int]) -> tuple[int, int]:
             "image size: expected a square whose side is a multiple of 4, at least 8; "
             f"received {height}x{width}"
         )
-    side, doublings = height, 0
-    while side % 2 == 0 and side > 4:
-        side, doublings = side // 2, doublings + 1
-    return side, doublings
+    found = [height]
+    while found[0] > 4:
+        found.insert(0, found[0] // 2)
+    return found
+
+
+def doubling(coarse: int, fine: int, kernel_size: int) -> dict:
+    """Arguments of the convolution, plain or transposed, with stride 2 between two sides."""
+    if fine == 2 * coarse:
+        return {"kernel_size": kernel_size, "strides": 2, "padding": "same"}
+    return {"kernel_size": 3, "strides": 2, "padding": "valid"}  # fine == 2 * coarse + 1
 
 
 def kernel_initializer(stddev: float):
@@ -45,46 +53,42 @@ def convolutional_generator(
     inputs,
     x,
     image_shape: Sequence[int] = (28, 28, 1),
-    width: int = 64,
+    width: int = 48,
     kernel_size: int = 4,
     init_stddev: float = 0.0,
 ) -> keras.Model:
     """`x` (B, any), computed from `inputs`, -> images (B, H, W, C) in [-1, 1], float32.
 
     Args:
+      inputs: the model's inputs.
+      x: what the first layer projects.
+      image_shape: (H, W, C).
       width: channels of the finest hidden feature map; each coarser one has twice as many.
       kernel_size: of the transposed convolutions. The paper's is 5; a multiple of the stride 2
         covers every pixel equally often and so makes no checkerboard.
+      init_stddev: see `kernel_initializer`.
     """
-    side, doublings = scales(image_shape)
-    channels = width * 2 ** (doublings - 1)
+    coarsest, *finer = sides(image_shape)
+    channels = width * 2 ** (len(finer) - 1)
 
-    def initializer():
-        return kernel_initializer(init_stddev)
+    def kernel() -> dict:
+        # An initializer of its own for each layer: one that is shared draws the same numbers.
+        return {"kernel_initializer": kernel_initializer(init_stddev)}
 
     # "Project and reshape": the paper's first layer, a matrix product and no hidden dense layer.
-    x = layers.Dense(side * side * channels, use_bias=False, kernel_initializer=initializer())(x)
-    x = layers.Reshape((side, side, channels))(x)  # (B, 7, 7, 128)
+    x = layers.Dense(coarsest * coarsest * channels, use_bias=False, **kernel())(x)
+    x = layers.Reshape((coarsest, coarsest, channels))(x)  # (B, 3, 3, 192)
     x = layers.BatchNormalization()(x)
     x = layers.ReLU()(x)
-    for _ in range(doublings - 1):
+    for coarse, fine in itertools.pairwise([coarsest, *finer[:-1]]):
         channels //= 2
         x = layers.Conv2DTranspose(
-            channels,
-            kernel_size,
-            strides=2,
-            padding="same",
-            use_bias=False,
-            kernel_initializer=initializer(),
-        )(x)  # (B, 14, 14, 64)
+            channels, **doubling(coarse, fine, kernel_size), use_bias=False, **kernel()
+        )(x)  # (B, 7, 7, 96), then (B, 14, 14, 48)
         x = layers.BatchNormalization()(x)
         x = layers.ReLU()(x)
     x = layers.Conv2DTranspose(
-        image_shape[-1],
-        kernel_size,
-        strides=2,
-        padding="same",
-        kernel_initializer=initializer(),
+        image_shape[-1], **doubling(finer[-1] // 2, finer[-1], kernel_size), **kernel()
     )(x)  # (B, 28, 28, 1)
     images = layers.Activation("tanh", dtype="float32", name="images")(x)
     return keras.Model(inputs, images, name="generator")
@@ -101,7 +105,7 @@ def dcgan_generator(
 def convolutional_features(
     x,
     image_shape: Sequence[int] = (28, 28, 1),
-    width: int = 64,
+    width: int = 48,
     kernel_size: int = 4,
     batch_norm: bool = True,
     dropout: float = 0.0,
@@ -109,26 +113,22 @@ def convolutional_features(
     init_stddev: float = 0.0,
 ):
     """Images (B, H, W, any) -> features (B, F), by the mirror of `convolutional_generator`."""
-    _, halvings = scales(image_shape)
-    for level in range(halvings):
-        first = level == 0
-        x = normalised(
-            layers.Conv2D(
-                width * 2**level,
-                kernel_size,
-                strides=2,
-                padding="same",
-                use_bias=first or not batch_norm,
-                kernel_initializer=kernel_initializer(init_stddev),
-            ),
-            spectral_norm,
-        )(x)  # (B, 14, 14, 64), then (B, 7, 7, 128)
-        if batch_norm and not first:
+    path = sides(image_shape)
+    for level, (coarse, fine) in enumerate(reversed(list(itertools.pairwise(path)))):
+        normalise = batch_norm and level > 0
+        convolution = layers.Conv2D(
+            width * 2**level,
+            **doubling(coarse, fine, kernel_size),
+            use_bias=not normalise,
+            kernel_initializer=kernel_initializer(init_stddev),
+        )
+        x = normalised(convolution, spectral_norm)(x)  # (B, 14, 14, 48), then 7x7x96, 3x3x192
+        if normalise:
             x = layers.BatchNormalization()(x)
         x = layers.LeakyReLU(0.2)(x)
         if dropout:
             x = layers.Dropout(dropout)(x)
-    return layers.Flatten()(x)  # (B, 6272)
+    return layers.Flatten()(x)  # (B, 1728)
 
 
 def dcgan_discriminator(image_shape: Sequence[int] = (28, 28, 1), **options) -> keras.Model:
@@ -143,7 +143,7 @@ def dcgan_discriminator(image_shape: Sequence[int] = (28, 28, 1), **options) -> 
 
 @keras.saving.register_keras_serializable("tfgan_mnist")
 class DCGAN(GAN):
-    """`GAN` with convolutional networks, the paper's at a quarter of its width for 28x28 images."""
+    """`GAN` with convolutional networks: the paper's, narrower, for 28x28 images."""
 
     @staticmethod
     def default_generator() -> keras.Model:
