@@ -1,0 +1,1 @@
+"""Measurements of the package; each is run as `python -m benchmarks.<name>`."""

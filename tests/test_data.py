@@ -1,0 +1,496 @@
+import gzip
+import hashlib
+import io
+import os
+import shutil
+import time
+import urllib.error
+import zipfile
+
+import numpy as np
+import pytest
+import tensorflow as tf
+import tensorflow_datasets as tfds
+from tensorflow_datasets.core.download.checksums import UrlInfo
+
+from tfgan_mnist import data
+from tfgan_mnist.errors import UserError
+from tfgan_mnist.images import to_float
+
+ARCHIVES = sorted(path.name for path in data.PACKAGED_MNIST.glob("*.gz"))
+
+
+# --- Tiny data sets that TFDS knows while these tests run -------------------------------------
+
+
+class _Tiny(tfds.core.GeneratorBasedBuilder, skip_registration=True):
+    VERSION = tfds.core.Version("1.0.0")
+    SHAPE = (32, 32, 3)
+    SPLITS = ("train", "test")
+    LABELS = (0, 1, 2)
+
+    def _info(self):
+        features = tfds.features.FeaturesDict(self.features())
+        return tfds.core.DatasetInfo(builder=self, features=features)
+
+    def features(self):
+        return {
+            "image": tfds.features.Image(shape=self.SHAPE),
+            "label": tfds.features.ClassLabel(names=["ant", "bee", "cat"]),
+        }
+
+    def _split_generators(self, dl_manager):
+        return {split: self._generate_examples(split) for split in self.SPLITS}
+
+    def _generate_examples(self, split):
+        random = np.random.default_rng(len(split))
+        for i in range(12):
+            image = random.integers(256, size=self.SHAPE, dtype=np.uint8)
+            yield i, {"image": image, "label": self.LABELS[i % 3]}
+
+
+class TinyColour(_Tiny):
+    SPLITS = ("train", "validation")  # no test
+
+
+class TinyGray(_Tiny):
+    SHAPE = (28, 28, 1)
+
+
+class TinyAlpha(_Tiny):
+    SHAPE = (28, 28, 4)
+
+
+class TinyTrainOnly(_Tiny):
+    SPLITS = ("train",)
+
+
+class TinyHiddenLabels(_Tiny):
+    LABELS = (0, 1, -1)  # as TFDS has it for labels that are kept secret
+
+
+class TinyUnlabelled(_Tiny):
+    def features(self):
+        return {"image": tfds.features.Image(shape=self.SHAPE)}
+
+
+class TinyManual(_Tiny):
+    MANUAL_DOWNLOAD_INSTRUCTIONS = "Ask the authors for ants.zip."
+
+    def _split_generators(self, dl_manager):
+        return {"train": self._generate_examples(str(dl_manager.manual_dir))}
+
+
+class TinyFull(_Tiny):
+    def _generate_examples(self, split):
+        yield from list(super()._generate_examples(split))[:5]
+        raise OSError(28, "No space left on device")
+
+
+@pytest.fixture(scope="module")
+def root(tmp_path_factory):
+    return tmp_path_factory.mktemp("tensorflow_datasets")
+
+
+def files_in(folder):
+    return sorted(path.relative_to(folder) for path in folder.rglob("*"))
+
+
+# --- MNIST ------------------------------------------------------------------------------------
+
+
+def idx(name: str, header: int) -> np.ndarray:
+    """The bytes of a packaged archive behind its header."""
+    packed = gzip.decompress((data.PACKAGED_MNIST / name).read_bytes())
+    return np.frombuffer(packed, np.uint8, offset=header)
+
+
+def test_mnist_is_the_original(mnist):
+    assert mnist.name == "mnist"
+    assert mnist.num_classes == 10
+    assert mnist.class_names == tuple("0123456789")
+    for split, prefix, num in (mnist.train, "train", 60_000), (mnist.test, "t10k", 10_000):
+        assert split.images.shape == (num, 28, 28, 1)
+        assert split.images.dtype == np.uint8
+        assert split.labels.shape == (num,)
+        assert split.labels.dtype == np.int32
+        # TFDS shuffles; the multiset of (image, label) is that of the archives.
+        images = idx(f"{prefix}-images-idx3-ubyte.gz", 16).reshape(num, 784)
+        labels = idx(f"{prefix}-labels-idx1-ubyte.gz", 8)
+        pairs = np.column_stack([split.images.reshape(num, 784), split.labels.astype(np.uint8)])
+        expected = np.column_stack([images, labels])
+        assert sorted(map(bytes, pairs)) == sorted(map(bytes, expected))
+
+
+def test_stacked_mnist(mnist, data_dir):
+    stacked = data.load("stacked_mnist", data_dir)
+    assert stacked.name == "stacked_mnist"
+    assert stacked.num_classes == len(stacked.class_names) == 1000
+    assert stacked.class_names[42] == "042"
+    for split, digits, num in (
+        (stacked.train, mnist.train, 128_000),
+        (stacked.test, mnist.test, 26_000),
+    ):
+        assert split.images.shape == (num, 28, 28, 3)
+        assert split.images.dtype == np.uint8
+        assert split.labels.dtype == np.int32
+        # Every label occurs, and about equally often; a digit's share is 0.09 to 0.113.
+        counts = np.bincount(split.labels, minlength=1000)
+        assert len(counts) == 1000
+        assert counts.min() > 0.3 * num / 1000
+        # The channels are digits of the same split, in the order of the label's.
+        label_of = dict(zip(map(bytes, digits.images), digits.labels))
+        for image, label in zip(split.images[:200], split.labels):
+            channels = [label_of[image[..., channel].tobytes()] for channel in range(3)]
+            assert channels == [label // 100, label // 10 % 10, label % 10]
+    # The same at any time; if this fails, TFDS reads in another order or NumPy draws differently.
+    assert stacked.train.labels[:5].tolist() == [264, 724, 862, 714, 670]
+    with pytest.raises(UserError, match="has 3 channels; received channels=1"):
+        data.load("stacked_mnist", data_dir, channels=1)
+
+
+# --- Other data sets --------------------------------------------------------------------------
+
+
+def test_a_data_set_is_brought_to_size_and_channels(root):
+    own = data.load("tiny_colour", root, image_size=32)
+    assert own.train.images.shape == (12, 32, 32, 3)
+    assert own.num_classes == 3
+    assert own.class_names == ("ant", "bee", "cat")
+    assert sorted(own.train.labels) == [0] * 4 + [1] * 4 + [2] * 4
+    # Images of the right size are not touched.
+    originals = [x["image"].tobytes() for _, x in _Tiny._generate_examples(TinyColour, "train")]
+    assert sorted(map(bytes, own.train.images)) == sorted(originals)
+
+    gray = data.load("tiny_colour", root, image_size=32, channels=1)
+    luma = own.train.images @ [0.299, 0.587, 0.114]  # ITU-R BT.601
+    np.testing.assert_allclose(gray.train.images[..., 0], luma, atol=1.0)
+
+    # Halved: averages over areas, and noise shrinks accordingly; picked pixels would keep it.
+    small = data.load("tiny_colour", root, image_size=16)
+    assert small.train.images.shape == (12, 16, 16, 3)
+    np.testing.assert_allclose(
+        small.train.images.mean((1, 2)), own.train.images.mean((1, 2)), atol=3
+    )
+    assert small.train.images.std() < 0.6 * own.train.images.std()
+
+
+def test_gray_is_repeated_for_colour(root):
+    gray = data.load("tiny_gray", root)
+    colour = data.load("tiny_gray", root, channels=3)
+    assert colour.test.images.shape == (12, 28, 28, 3)
+    for channel in range(3):
+        np.testing.assert_array_equal(colour.test.images[..., channel], gray.test.images[..., 0])
+
+
+def test_validation_stands_in_for_test(root):
+    images = data.load("tiny_colour", root, image_size=32)
+    expected = {x["image"].tobytes() for _, x in _Tiny._generate_examples(TinyColour, "validation")}
+    assert set(map(bytes, images.test.images)) == expected
+
+
+def test_emnist_letters_stand_upright(tmp_path, monkeypatch):
+    # Two letters of NIST's files, which hold them transposed, in a zip file as NIST has it.
+    upright = np.zeros((2, 28, 28), np.uint8)
+    upright[:, 2:4] = 255  # the bar of a T
+    packed = io.BytesIO()
+    with zipfile.ZipFile(packed, "w") as archive:
+        for split in "train", "test":
+            images = bytes(16) + upright.transpose(0, 2, 1).tobytes()
+            stem = f"gzip/emnist-letters-{split}"
+            archive.writestr(f"{stem}-images-idx3-ubyte.gz", gzip.compress(images))
+            archive.writestr(f"{stem}-labels-idx1-ubyte.gz", gzip.compress(bytes(8) + b"\x01\x14"))
+    (tmp_path / "gzip.zip").write_bytes(packed.getvalue())
+    emnist = tfds.builder_cls("emnist")
+    checksum = hashlib.sha256(packed.getvalue()).hexdigest()
+    known = {emnist.URL: UrlInfo(len(packed.getvalue()), checksum, "gzip.zip")}
+    monkeypatch.setattr(emnist, "url_infos", known)
+    for split in "train", "test":
+        monkeypatch.setattr(emnist.builder_configs["letters"], f"{split}_examples", 2)
+
+    letters = data.load("emnist/letters", tmp_path / "data", manual_dir=tmp_path)
+    np.testing.assert_array_equal(letters.train.images[..., 0], upright)
+    assert sorted(letters.test.labels) == [1, 20]
+    assert letters.num_classes == 37
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("tiny_unlabelled", r"expected .* `label`; its features are .*'image'"),
+        ("imdb_reviews", r"expected .* `image`.*'text'"),
+        ("tiny_train_only", r"expected splits train and test \(or validation\); it has train"),
+        ("tiny_hidden_labels", "expected labels from 0 to 2 in split train; it has -1 to 1"),
+        ("tiny_manual", "Manual directory.*Ask the authors for ants.zip"),
+        ("fashion_mnits", "no such data set. Did you mean fashion_mnist"),
+        ("xqzw", "no such data set. tensorflow.org/datasets lists them"),
+        ("emnist/letter", "cannot open this data set.*Known: .*balanced, letters"),
+        ("not a name", "cannot open this data set"),
+    ],
+)
+def test_what_cannot_be_loaded_says_why(root, name, message):
+    with pytest.raises(UserError, match=f"(?s)^{name}: .*{message}"):
+        data.load(name, root)
+
+
+def test_channels_that_cannot_be_made(root):
+    assert data.load("tiny_alpha", root).train.images.shape[-1] == 4
+    with pytest.raises(UserError, match="4 channels cannot be turned into ones of 3"):
+        data.load("tiny_alpha", root, channels=3)
+
+
+# --- What goes wrong while a data set is prepared ----------------------------------------------
+
+
+@pytest.fixture
+def archives(tmp_path):
+    """A copy of the packaged archives, to be damaged."""
+    return shutil.copytree(data.PACKAGED_MNIST, tmp_path / "archives")
+
+
+def remove(archive):
+    archive.unlink()
+
+
+def truncate(archive):
+    archive.write_bytes(archive.read_bytes()[:1000])
+
+
+def corrupt(archive):
+    content = bytearray(archive.read_bytes())
+    content[len(content) // 2] ^= 1
+    archive.write_bytes(content)
+
+
+@pytest.mark.parametrize("packaged", [True, False], ids=["packaged", "manual_dir"])
+@pytest.mark.parametrize("name", ARCHIVES)
+@pytest.mark.parametrize("harm", [remove, truncate, corrupt])
+def test_a_damaged_archive_is_named(archives, tmp_path, monkeypatch, packaged, name, harm):
+    harm(archives / name)
+    if packaged:
+        monkeypatch.setattr(data, "PACKAGED_MNIST", archives)
+    root = tmp_path / "data"
+    with pytest.raises(UserError) as caught:
+        data.load("mnist", root, manual_dir=None if packaged else archives)
+    assert str(caught.value).startswith("mnist: ")
+    assert name in str(caught.value)
+    assert str(archives) in str(caught.value)
+    if harm is remove and packaged:
+        assert "Reinstall" in str(caught.value)
+    assert not files_in(root)
+
+
+def test_no_network(root, tmp_path, monkeypatch):
+    def unreachable(*_, **__):
+        raise urllib.error.URLError("Name or service not known")
+
+    monkeypatch.setattr("urllib.request.urlopen", unreachable)
+    start = time.monotonic()
+    expected = "www.cs.toronto.edu cannot be reached.*put cifar-10-binary.tar.gz into a folder"
+    with pytest.raises(UserError, match=expected):
+        data.load("cifar10", tmp_path)
+    assert time.monotonic() - start < 5
+    with pytest.raises(
+        UserError, match="expected in .*: cifar-10-binary.tar.gz. Put the original there"
+    ):
+        data.load("cifar10", tmp_path, manual_dir=root)
+    assert not files_in(tmp_path)
+
+
+def test_trouble_midway_leaves_nothing(tmp_path):
+    with pytest.raises(UserError, match="cannot be prepared in .*No space left on device"):
+        data.load("tiny_full", tmp_path)
+    assert not files_in(tmp_path)
+
+
+def test_an_interrupt_leaves_nothing(tmp_path, monkeypatch):
+    def interrupted(*_):
+        yield next(_Tiny._generate_examples(TinyGray, "train"))
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(TinyGray, "_generate_examples", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        data.load("tiny_gray", tmp_path)
+    assert not files_in(tmp_path)
+
+
+def test_a_data_dir_that_cannot_be_written(tmp_path):
+    (tmp_path / "file").write_text("not a folder")
+    with pytest.raises(UserError, match="data_dir: expected a folder that can be written.*file"):
+        data.load("tiny_gray", tmp_path / "file" / "data")
+
+
+def test_another_process_may_be_faster(tmp_path, monkeypatch):
+    rename = os.rename
+
+    def overtaken(source, target):
+        if target == tmp_path / "tiny_gray" / "1.0.0":
+            shutil.copytree(source, target)
+        rename(source, target)
+
+    monkeypatch.setattr(os, "rename", overtaken)
+    images = data.load("tiny_gray", tmp_path)
+    assert len(images.train.images) == 12
+    assert {path.parts[0] for path in files_in(tmp_path)} == {"tiny_gray"}
+
+
+def test_only_the_data_set_is_left(root):
+    data.load("tiny_gray", root)
+    assert not [path for path in files_in(root) if "partial" in str(path) or "down" in str(path)]
+
+
+def cut_record(folder):
+    record = next(folder.glob("*test.tfrecord*"))
+    record.write_bytes(record.read_bytes()[:-10])
+
+
+def empty_record(folder):
+    next(folder.glob("*test.tfrecord*")).write_bytes(b"")
+
+
+def flipped_bit(folder):
+    corrupt(next(folder.glob("*train.tfrecord*")))
+
+
+def no_record(folder):
+    next(folder.glob("*train.tfrecord*")).unlink()
+
+
+def no_files(folder):
+    for file in folder.iterdir():
+        file.unlink()
+
+
+def cut_info(folder):
+    truncated = (folder / "dataset_info.json").read_text()[:100]
+    (folder / "dataset_info.json").write_text(truncated)
+
+
+@pytest.mark.parametrize(
+    "harm", [cut_record, empty_record, flipped_bit, no_record, no_files, cut_info]
+)
+def test_damaged_prepared_files(root, tmp_path, harm):
+    data.load("tiny_gray", root)
+    shutil.copytree(root / "tiny_gray", tmp_path / "tiny_gray")
+    harm(tmp_path / "tiny_gray" / "1.0.0")
+    with pytest.raises(UserError, match=f"(?s)tiny_gray: .*damaged.*{tmp_path / 'tiny_gray'}"):
+        data.load("tiny_gray", tmp_path)
+    # What the message advises helps.
+    shutil.rmtree(tmp_path / "tiny_gray")
+    assert len(data.load("tiny_gray", tmp_path).test.images) == 12
+
+
+def test_preparing_says_so_once(tmp_path, capfd):
+    data.load("tiny_gray", tmp_path)
+    out, err = capfd.readouterr()
+    assert out == ""
+    assert err == f"Preparing tiny_gray in {tmp_path}\n"
+    data.load("tiny_gray", tmp_path)
+    assert capfd.readouterr() == ("", "")
+
+
+# --- Batches ----------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def numbered():
+    """23 images, all pixels of image i being i, with label i % 5."""
+    numbers = np.arange(23, dtype=np.uint8)
+    images = np.broadcast_to(numbers[:, None, None, None], (23, 4, 4, 1)).copy()
+    return data.Split(images, (numbers % 5).astype(np.int32))
+
+
+def numbers(batches: tf.data.Dataset, steps: int) -> np.ndarray:
+    """(steps, B): which images `batches` of `numbered` are made of."""
+    pixels = np.stack([images[:, 0, 0, 0] for images, _ in batches.take(steps).as_numpy_iterator()])
+    return np.rint((pixels + 1) * 127.5).astype(int)
+
+
+def test_batches_are_images_and_their_labels(numbered):
+    batches = data.batches(numbered, batch_size=4, seed=0)
+    assert batches.element_spec == (
+        tf.TensorSpec((4, 4, 4, 1), tf.float32),
+        tf.TensorSpec((4,), tf.int32),
+    )
+    for images, labels in batches.take(20).as_numpy_iterator():
+        chosen = np.rint((images[:, 0, 0, 0] + 1) * 127.5).astype(int)
+        np.testing.assert_allclose(images, to_float(numbered.images[chosen]), atol=1e-6)
+        np.testing.assert_array_equal(labels, numbered.labels[chosen])
+        assert -1 <= np.min(images) <= np.max(images) <= 1
+
+
+def test_an_epoch_is_a_permutation_of_its_own(numbered):
+    steps = data.steps_per_epoch(numbered, 4)
+    assert steps == 5
+    epochs = numbers(data.batches(numbered, 4, seed=0), 50 * steps).reshape(50, -1)
+    for epoch in epochs:
+        assert len(set(epoch)) == 20
+    assert len({tuple(epoch) for epoch in epochs}) == 50
+    assert set(epochs.flat) == set(range(23))  # what is dropped differs from epoch to epoch
+    whole = numbers(data.batches(numbered, 23, seed=0), 2)
+    assert [sorted(epoch) for epoch in whole] == [list(range(23))] * 2
+
+
+@pytest.mark.parametrize("first_step", [1, 4, 5, 13])
+def test_a_batch_is_a_function_of_seed_and_step(numbered, first_step):
+    expected = numbers(data.batches(numbered, 4, seed=7), 20)
+    resumed = numbers(data.batches(numbered, 4, seed=7, first_step=first_step), 20 - first_step)
+    np.testing.assert_array_equal(resumed, expected[first_step:])
+    assert np.any(numbers(data.batches(numbered, 4, seed=8), 20) != expected)
+
+
+def test_seeds_stay_what_they_were(numbered):
+    # A run resumed with another TensorFlow goes on where it stopped; if this fails, it does not.
+    assert numbers(data.batches(numbered, 8, seed=0), 1).tolist() == [[4, 14, 5, 3, 22, 16, 17, 8]]
+
+
+def test_far_steps_start_at_once(numbered):
+    start = time.monotonic()
+    numbers(data.batches(numbered, 4, seed=0, first_step=10**12), 1)
+    assert time.monotonic() - start < 2
+
+
+def test_the_order_is_random(mnist):
+    # `tf.random.experimental.index_shuffle`, which needs no list, fails this with 0.09.
+    split = data.Split(np.zeros((60_000, 1, 1, 1), np.uint8), np.arange(60_000, dtype=np.int32))
+    (_, first), (_, second) = data.batches(split, 60_000, seed=0).take(2)
+    for one, other in (first[1:], first[:-1]), (first, second):
+        assert abs(np.corrcoef(one, other)[0, 1]) < 0.02  # 5 standard deviations
+    classes = [np.bincount(labels) for _, labels in data.batches(mnist.train, 1000, 0).take(60)]
+    # Each batch of 1,000 has about the data set's classes: 90 to 112 each, +- 9.
+    assert np.min(classes) > 45
+    assert np.max(classes) < 160
+    np.testing.assert_array_equal(np.sum(classes, axis=0), np.bincount(mnist.train.labels))
+
+
+@pytest.mark.parametrize("batch_size", [0, 24])
+def test_batch_sizes_out_of_range(numbered, batch_size):
+    with pytest.raises(
+        UserError, match=f"expected 1 to 23, the number of .* received {batch_size}"
+    ):
+        data.batches(numbered, batch_size, seed=0)
+
+
+def test_replicas_share_a_batch(run_python):
+    # The batch's parts, in order, are what a single device would train on.
+    run_python("""
+        import sys
+
+        import numpy as np
+        import tensorflow as tf
+        from tfgan_mnist import data
+
+        cpu, *_ = tf.config.list_physical_devices("CPU")
+        logical = tf.config.LogicalDeviceConfiguration()
+        tf.config.set_logical_device_configuration(cpu, [logical, logical])
+        strategy = tf.distribute.MirroredStrategy(["CPU:0", "CPU:1"])
+        split = data.Split(np.zeros((23, 2, 2, 1), np.uint8), np.arange(23, dtype=np.int32))
+        batches = data.batches(split, 8, seed=0)
+        shared = strategy.experimental_distribute_dataset(batches)
+        for (_, whole), (_, parts) in zip(batches.take(5), shared):
+            parts = strategy.experimental_local_results(parts)
+            assert [len(part) for part in parts] == [4, 4]
+            np.testing.assert_array_equal(np.concatenate(parts), whole)
+        # TFDS, which takes a second to import, is imported by `load` only.
+        assert "tensorflow_datasets" not in sys.modules
+    """)
