@@ -29,6 +29,8 @@ CLOSED_FORMS = {
 
 def test_every_loss_that_can_be_configured_has_a_closed_form_here():
     assert set(CLOSED_FORMS) == set(losses.OBJECTIVES) == set(config.LOSSES)
+    smoothable = {name for name, objective in losses.OBJECTIVES.items() if objective.smoothable}
+    assert smoothable == set(config.SMOOTHABLE)
 
 
 @pytest.mark.parametrize("name", CLOSED_FORMS)

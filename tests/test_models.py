@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
+from tfgan_mnist import config
 from tfgan_mnist.config import resolve
 from tfgan_mnist.models import CDCGAN, DCGAN, GAN, build, cdcgan, dcgan
 from tfgan_mnist.models.gan import mlp_discriminator, mlp_generator
@@ -109,7 +110,7 @@ def test_an_update_touches_one_network_only(name):
         fakes = model.generate(latents, labels, training=True)
 
     g, d = values(model.generator.variables), values(model.discriminator.trainable_variables)
-    model._update_discriminator(images, fakes, labels)
+    model._update_discriminator(images, fakes, labels, 0)
     assert not changed(g, values(model.generator.variables))
     assert changed(d, values(model.discriminator.trainable_variables))
 
@@ -156,30 +157,64 @@ def test_latents_are_a_function_of_seed_and_step():
     assert changed([draw], [other._draw_latents(4, tf.constant(7, tf.int64))])
 
 
-@pytest.mark.parametrize("loss", ["minimax", "least_squares", "hinge", "wasserstein"])
-def test_every_loss_trains_every_regulariser_on(loss):
-    model = tiny("cdcgan", loss=loss, r1=0.1, r2=0.1, d_batch_norm=False)
+@pytest.mark.parametrize("loss", config.LOSSES)
+@pytest.mark.parametrize("name", TINY)
+def test_every_model_trains_with_every_loss(name, loss):
+    model = tiny(name, loss=loss)
+    images, labels = batch()
+    before = values(model.discriminator.trainable_variables)
+    logs = model.train_step((images, labels))
+    assert all(np.isfinite(value) for value in logs.values())
+    assert changed(before, values(model.discriminator.trainable_variables))
+
+
+@pytest.mark.parametrize(
+    "options", [{"r1": 0.1}, {"r2": 0.1}, {"gradient_penalty": 1.0}, {"discriminator_steps": 2}]
+)
+def test_every_regulariser_trains(options):
+    model = tiny("cdcgan", d_batch_norm=False, **options)
     before = values(model.discriminator.trainable_variables)
     logs = model.train_step(batch())
     assert all(np.isfinite(value) for value in logs.values())
     assert changed(before, values(model.discriminator.trainable_variables))
 
 
-def test_relativistic_loss_meets_reals_in_both_updates():
-    model = tiny("dcgan", loss="relativistic")
-    logs = model.train_step(batch())
-    assert np.isfinite(logs["g_loss"]) and np.isfinite(logs["d_loss"])
-
-
-def test_penalties_raise_the_discriminators_loss_by_their_value():
+@pytest.mark.parametrize("penalty", ["r1", "r2"])
+def test_penalties_raise_the_discriminators_loss_by_their_value(penalty):
     images, _ = batch()
-    plain, with_r1 = tiny("gan", d_dropout=0.0), tiny("gan", d_dropout=0.0, r1=3.0)
+    plain, penalised = tiny("gan", d_dropout=0.0), tiny("gan", d_dropout=0.0, **{penalty: 3.0})
+    fakes = _batch_statistics(plain.generator, plain._draw_latents(8, 0))
+    inputs = images if penalty == "r1" else fakes
     with tf.GradientTape() as tape:
-        tape.watch(images)
-        logits = plain.discriminate(images, training=True).logits
-    squared = np.square(tape.gradient(logits, images)).sum(axis=(1, 2, 3))
-    difference = with_r1.train_step(images)["d_loss"] - plain.train_step(images)["d_loss"]
-    np.testing.assert_allclose(difference, 1.5 * squared.mean(), rtol=1e-3)
+        tape.watch(inputs)
+        logits = plain.discriminate(inputs, training=True).logits
+    squared = np.square(tape.gradient(logits, inputs)).sum(axis=(1, 2, 3))
+    difference = penalised.train_step(images)["d_loss"] - plain.train_step(images)["d_loss"]
+    np.testing.assert_allclose(difference, 1.5 * squared.mean(), rtol=1e-2)
+
+
+def test_label_smoothing_reaches_the_step():
+    images, _ = batch()
+    plain = tiny("gan", d_dropout=0.0).train_step(images)["d_loss"]
+    smooth = tiny("gan", d_dropout=0.0, label_smoothing=0.2).train_step(images)["d_loss"]
+    model = tiny("gan", d_dropout=0.0)
+    logits = np.array(model.discriminate(images, training=True).logits)
+    np.testing.assert_allclose(smooth - plain, 0.2 * logits.mean(), atol=1e-5)
+
+
+def test_a_batch_that_cannot_be_split_is_refused():
+    with pytest.raises(Exception, match="discriminator_steps=3: expected batches of a multiple"):
+        tiny("gan", discriminator_steps=3).train_step(batch(8)[0])
+
+
+def test_the_step_compiles_with_xla():
+    # Not the same step: XLA turns the same bits into other normal numbers.
+    model = tiny("dcgan")
+    model.jit_compile = True
+    before = values(model.generator.trainable_variables)
+    logs = model.fit(np.array(batch()[0]), batch_size=8, epochs=2, verbose=0).history
+    assert all(np.isfinite(value).all() for value in logs.values())
+    assert changed(before, values(model.generator.trainable_variables))
 
 
 def test_spectral_norm_keeps_kernels_at_norm_one():
@@ -242,21 +277,25 @@ def test_two_replicas_take_the_step_of_one(run_python):
         from tfgan_mnist.config import resolve
         from tfgan_mnist.models import build
         images = np.random.default_rng(0).uniform(-1, 1, (8, 8, 8, 1)).astype("float32")
+        # Batch norm's statistics are each replica's own: without it the two must agree.
+        settings = resolve({"model": "gan", "g_hidden_widths": (8,), "d_hidden_widths": (8,),
+            "d_dropout": 0.0, "g_batch_norm": False, "latent_dim": 4, "steps_per_epoch": 1,
+            "gradient_penalty": 1.0, "ema": 0.5, "epochs": 2})
 
-        def weights_after_one_step(strategy):
+        def after_two_steps(strategy):
             with strategy.scope():
                 keras.utils.set_random_seed(0)
-                # Batch norm's statistics are each replica's own: without it the two must agree.
-                model = build(resolve({"model": "gan", "g_hidden_widths": (8,), "d_dropout": 0.0,
-                    "d_hidden_widths": (8,), "latent_dim": 4, "g_batch_norm": False,
-                    "steps_per_epoch": 2}), (8, 8, 1), 10)
-            model.fit(images, batch_size=8, epochs=2, verbose=0, shuffle=False)
-            return model.get_weights()
+                model = build(settings, (8, 8, 1), 10)
+            history = model.fit(images, batch_size=8, epochs=2, verbose=0, shuffle=False).history
+            return model.get_weights(), model.sample(model.latents(3)), history
 
-        one = weights_after_one_step(tf.distribute.get_strategy())
-        two = weights_after_one_step(tf.distribute.MirroredStrategy(["CPU:0", "CPU:1"]))
-        for a, b in zip(one, two, strict=True):
+        one = after_two_steps(tf.distribute.get_strategy())
+        two = after_two_steps(tf.distribute.MirroredStrategy(["CPU:0", "CPU:1"]))
+        for a, b in zip(one[0], two[0], strict=True):
             np.testing.assert_allclose(a, b, atol=1e-5)
+        np.testing.assert_allclose(one[1], two[1], atol=1e-5)
+        for key in one[2]:
+            np.testing.assert_allclose(one[2][key], two[2][key], atol=1e-5, err_msg=key)
     """)
 
 
@@ -306,6 +345,18 @@ def test_dcgan_keeps_the_five_guidelines():
     assert any(isinstance(layer, keras.layers.BatchNormalization) for layer in generator.layers)
     slopes = [getattr(layer, "negative_slope", 0.2) for layer in discriminator.layers]
     assert set(slopes) == {0.2}
+
+
+@pytest.mark.parametrize("name", TINY)
+def test_a_models_defaults_are_its_recipe(name):
+    settings = resolve({"model": name, "steps_per_epoch": 1})
+    by_recipe = build(settings, (28, 28, 1), 10)
+    by_default = type(by_recipe)().compile()
+    for network in ("generator", "discriminator"):
+        one, two = getattr(by_recipe, network), getattr(by_default, network)
+        assert [type(layer) for layer in one.layers] == [type(layer) for layer in two.layers]
+        assert [w.shape for w in one.weights] == [w.shape for w in two.weights]
+    assert float(by_default.d_optimizer.learning_rate) == pytest.approx(settings.d_learning_rate)
 
 
 @pytest.mark.parametrize("name", TINY)
@@ -388,8 +439,11 @@ def test_keras_file_gives_the_same_images_and_trains_on(name, tmp_path):
     np.testing.assert_array_equal(model.sample(latents, some), loaded.sample(latents, some))
     assert int(loaded.global_step) == int(model.global_step) == 8
     for owner, variables in model.training_state().items():
+        # Running means begin anew, and Keras files do not hold dropout's seeds; checkpoints do.
         if owner != "metrics":
-            assert_same(values(variables), values(loaded.training_state()[owner]), rtol=0)
+            one = [v for v in variables if "seed" not in v.path]
+            two = [v for v in loaded.training_state()[owner] if "seed" not in v.path]
+            assert_same(values(one), values(two), rtol=0)
 
 
 def test_config_round_trips():

@@ -170,8 +170,12 @@ def test_killed_and_resumed_is_the_run_that_was_not(flags, tmp_path):
     assert losses[0] == losses[1]
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
-def test_signals_save_in_mid_epoch_and_tell_how_to_resume(number, flags, tmp_path, monkeypatch):
+@pytest.mark.parametrize(
+    ("number", "step"),
+    # In mid-epoch; at an epoch's last step; at the very last one.
+    [(signal.SIGTERM, STEPS + 2), (signal.SIGINT, STEPS), (signal.SIGTERM, EPOCHS * STEPS)],
+)
+def test_signals_save_and_tell_how_to_resume(number, step, flags, tmp_path, monkeypatch):
     from tfgan_mnist import callbacks
     from tfgan_mnist.errors import Stopped
 
@@ -179,12 +183,12 @@ def test_signals_save_in_mid_epoch_and_tell_how_to_resume(number, flags, tmp_pat
 
     class Interrupt(callbacks.StopOnNonFinite):
         def on_train_batch_end(self, batch, logs=None):
-            if self.model.steps_done == STEPS + 2:
+            if self.model.steps_done == step:
                 os.kill(os.getpid(), number)
 
     with monkeypatch.context() as patch:
         patch.setattr(callbacks, "StopOnNonFinite", Interrupt)
-        with pytest.raises(Stopped, match=f"stopped after step {STEPS + 2}.*") as stopped:
+        with pytest.raises(Stopped, match=f"stopped after step {step}.*") as stopped:
             run_train(flags("gan", run_root=tmp_path / "stopped"))
     run = tmp_path / "stopped" / "0001-gan"
     assert stopped.value.exit_status == 128 + number
@@ -195,6 +199,7 @@ def test_signals_save_in_mid_epoch_and_tell_how_to_resume(number, flags, tmp_pat
     assert_same_state(run, tmp_path / "whole" / "0001-gan")
     whole, resumed = (read_log(tmp_path / r / "0001-gan") for r in ("whole", "stopped"))
     assert [r["d_loss"] for r in whole] == [r["d_loss"] for r in resumed]
+    assert (tmp_path / "stopped" / "0001-gan" / "samples" / f"epoch_{EPOCHS:03d}.png").exists()
 
 
 def test_a_damaged_checkpoint_is_passed_over(flags, tmp_path, caplog):
@@ -208,7 +213,7 @@ def test_a_damaged_checkpoint_is_passed_over(flags, tmp_path, caplog):
     data.write_bytes(damaged)
     (run / "exported").unlink()
     run_train([f"--resume={run}"])
-    assert f"{newest} is damaged" in caplog.text
+    assert f"{newest} cannot be read" in caplog.text
     # The last epoch was trained again, and the damaged checkpoint replaced.
     assert_same_state(run, tmp_path / "whole")
 
@@ -226,6 +231,37 @@ def test_a_finished_run_goes_on_for_more_epochs(flags, tmp_path):
     run_train([f"--resume={run}", "--epochs=2"])
     assert [row["epoch"] for row in read_log(run)] == ["1", "2"]
     assert (tmp_path / "saved_models" / "gan" / "2").exists()
+    # The run is one of two epochs from now on.
+    assert json.loads((run / "config.json").read_text())["config"]["epochs"] == 2
+    with pytest.raises(UserError, match="is in epoch 2; expected at least as many, received 1"):
+        run_train([f"--resume={run}", "--epochs=1"])
+
+
+def test_what_a_kill_left_behind_is_swept(flags, tmp_path):
+    run_train(flags("gan", epochs=1))
+    run = tmp_path / "runs" / "0001-gan"
+    left = [run / "checkpoints" / ".0a.partial.step_00000008", run / ".0b.partial.log.csv"]
+    left[0].mkdir()
+    left[1].write_text("half a r")
+    run_train([f"--resume={run}", "--epochs=2"])
+    assert not any(path.exists() for path in left)
+
+
+def test_a_row_per_class_and_the_same_latents_in_each():
+    from tfgan_mnist import callbacks
+    from tfgan_mnist.config import resolve
+    from tfgan_mnist.models import build
+
+    model = build(resolve({"model": "cdcgan", "width": 2, "steps_per_epoch": 1}), (28, 28, 1), 10)
+    seen = []
+    model.sample = lambda latents, labels: (
+        seen.append((latents, labels)) or np.zeros((len(latents), 28, 28, 1))
+    )
+    callbacks.sample_grid(model)
+    (latents, labels), *_ = seen
+    rows = latents.reshape(10, 10, -1)
+    np.testing.assert_array_equal(labels.reshape(10, 10), np.arange(10)[:, None].repeat(10, 1))
+    np.testing.assert_array_equal(rows, rows[:1].repeat(10, 0))
 
 
 def test_resume_refuses_to_become_another_run(flags, tmp_path):
@@ -247,7 +283,7 @@ def test_one_train_command_per_run(flags, tmp_path):
 
 
 def test_a_loss_that_explodes_stops_with_advice(flags):
-    with pytest.raises(UserError, match="became (nan|inf) at step .* Try lower learning rates"):
+    with pytest.raises(UserError, match="became (nan|inf) at step .* lower learning rates"):
         run_train(flags("gan", g_learning_rate=1e30, d_learning_rate=1e30, epochs=20))
 
 

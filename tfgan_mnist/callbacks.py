@@ -2,6 +2,7 @@
 
 import contextlib
 import csv
+import importlib.util
 import io
 import json
 import math
@@ -17,6 +18,7 @@ import tensorflow as tf
 from tfgan_mnist import checkpoints, data, export, files, images, runs
 from tfgan_mnist.errors import Stopped, UserError
 from tfgan_mnist.models import GAN
+from tfgan_mnist.models.gan import SAMPLE_BATCH
 
 GRID_COLUMNS = 10
 GRID_ROWS = 10  # unconditional, or when there are too many classes for a row each
@@ -142,16 +144,15 @@ class StopOnNonFinite(keras.callbacks.Callback):
         for key, value in (logs or {}).items():
             if not math.isfinite(value):
                 raise UserError(
-                    f"{key} became {value} at step {self.model.steps_done}. The last "
-                    "checkpoint is from before. Try lower learning rates, another loss, or "
-                    "--precision=float32."
+                    f"{key} became {value} at step {self.model.steps_done:,}. Start again with "
+                    "lower learning rates, another loss, or --precision=float32."
                 )
 
 
 class StopOnSignal(keras.callbacks.Callback):
     """On SIGTERM or Ctrl-C finishes the step, saves a checkpoint and raises `Stopped`.
 
-    A second signal acts as it would without this callback.
+    A second signal acts as it would without this callback. Put it after `Checkpoint`.
     """
 
     SIGNALS = (signal.SIGTERM, signal.SIGINT)
@@ -180,13 +181,21 @@ class StopOnSignal(keras.callbacks.Callback):
                 signal.signal(number, handler)
 
     def on_train_batch_end(self, batch, logs=None):
-        if self.received is not None:
+        # The last step of an epoch is left to `on_epoch_end`, after its log, grid and checkpoint.
+        if self.received is not None and batch + 1 < self.params["steps"]:
             checkpoints.save(self.run, self.model)
-            raise Stopped(
-                self.received,
-                f"stopped after step {self.model.steps_done:,}, nothing is lost. Go on with\n"
-                f"  python -m tfgan_mnist.train --resume={self.run}",
-            )
+            raise self.stopped(self.received)
+
+    def on_epoch_end(self, epoch, logs=None):
+        if self.received is not None:
+            raise self.stopped(self.received)
+
+    def stopped(self, number: int) -> Stopped:
+        return Stopped(
+            number,
+            f"stopped after step {self.model.steps_done:,}, nothing is lost. Go on with\n"
+            f"  python -m tfgan_mnist.train --resume={self.run}",
+        )
 
 
 class TestScores(keras.callbacks.Callback):
@@ -201,13 +210,9 @@ class TestScores(keras.callbacks.Callback):
         self.test = test
 
     def on_train_end(self, logs=None):
-        scores = self.model.evaluate(
-            images.to_float(self.test.images),
-            self.test.labels,
-            batch_size=500,
-            verbose=0,
-            return_dict=True,
-        )
+        batches = tf.data.Dataset.from_tensor_slices(tuple(self.test)).batch(SAMPLE_BATCH)
+        batches = batches.map(lambda pixels, labels: (images.to_float(pixels), labels))
+        scores = self.model.evaluate(batches, verbose=0, return_dict=True)
         report = {"test_images": len(self.test.labels), "test": scores}
         with files.publish(self.run / runs.METRICS) as partial:
             partial.write_text(json.dumps(report, indent=2) + "\n")
@@ -221,7 +226,10 @@ class Pictures(keras.callbacks.Callback):
         self.run = run
 
     def on_train_end(self, logs=None):
-        frames = images.read(self.run / runs.SAMPLES)
+        # By number: epoch_1000 comes after epoch_999.
+        found = (self.run / runs.SAMPLES).glob("epoch_*.png")
+        paths = sorted(found, key=lambda path: (len(path.name), path.name))
+        frames = [images.read(path)[0] for path in paths]
         images.write_gif(self.run / runs.GIF, frames, GIF_MILLISECONDS)
         draw_curves(read_log(self.run / runs.LOG), self.run / runs.CURVES)
 
@@ -265,10 +273,12 @@ class ExportSavedModel(keras.callbacks.Callback):
         self.exported = export.export(self.model, self.base_path, card)
 
 
+def expect_tensorboard() -> None:
+    """Raises UserError when TensorBoard is not installed."""
+    if importlib.util.find_spec("tensorboard") is None:
+        raise UserError("tensorboard: expected the package; pip install tensorboard")
+
+
 def tensorboard(run: Path) -> keras.callbacks.Callback:
     """Keras's TensorBoard callback, writing under the run's folder."""
-    try:
-        import tensorboard  # noqa: F401
-    except ImportError as error:
-        raise UserError("--tensorboard: expected the package; pip install tensorboard") from error
     return keras.callbacks.TensorBoard(str(run / "tensorboard"), write_graph=False)

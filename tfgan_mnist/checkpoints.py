@@ -8,7 +8,7 @@ import keras
 import tensorflow as tf
 from absl import logging
 
-from tfgan_mnist import files, models, runs
+from tfgan_mnist import files, models, runs, runtime
 from tfgan_mnist.config import Config
 from tfgan_mnist.errors import UserError
 from tfgan_mnist.models import GAN
@@ -18,14 +18,21 @@ KEEP = 2  # the newest, and one to fall back on if the newest turns out to be da
 
 
 def save(run: Path, model: GAN) -> Path:
-    """Writes `checkpoints/step_<global step>/` of a run and drops all but the newest `KEEP`."""
+    """Writes `checkpoints/step_<global step>/` of a run and drops all but the newest `KEEP`.
+
+    Raises:
+      UserError, OSError: it cannot be written; the checkpoints before it are still there.
+    """
     step = model.steps_done
     path = run / FOLDER / f"step_{step:08d}"
     if path.exists():
-        # It was damaged, or training would have gone on from it.
+        # It could not be read, or training would have gone on from it.
         shutil.rmtree(path)
-    with files.publish(path) as partial:
-        _checkpoint(model).write(str(partial / "state"))
+    try:
+        with files.publish(path) as partial:
+            _checkpoint(model).write(str(partial / "state"))
+    except tf.errors.OpError as error:
+        raise UserError(f"{path}: the checkpoint cannot be written: {error.message}") from error
     for old in found(run)[KEEP:]:
         shutil.rmtree(old, ignore_errors=True)
     return path
@@ -46,7 +53,7 @@ def restore(run: Path, model: GAN) -> int:
             _checkpoint(model).read(str(path / "state")).assert_consumed()
         except (tf.errors.OpError, AssertionError, ValueError) as error:
             reason = str(error).strip().splitlines()[0]
-            logging.warning("%s is damaged and was passed over: %s", path, reason)
+            logging.warning("%s cannot be read and is passed over: %s", path, reason)
         else:
             return model.steps_done
     expected = run / FOLDER
@@ -67,7 +74,7 @@ def restore_run(run: str | Path) -> tuple[Config, GAN]:
     config, facts = runs.read(run)
     # The precision of the training: loss scales are part of its state.
     here = keras.config.dtype_policy()
-    keras.config.set_dtype_policy(config.precision)
+    keras.config.set_dtype_policy(runtime.resolve_precision(config.precision))
     try:
         model = models.build(config, facts.image_shape, facts.num_classes)
     finally:

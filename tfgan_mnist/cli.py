@@ -55,7 +55,8 @@ def run(main: Callable, parser: Parser) -> None:
         except UserError as error:
             print(f"error: {error}", file=sys.stderr)
         except OSError as error:
-            print(f"error: {error.strerror or error}: {error.filename or ''}", file=sys.stderr)
+            where = f"{error.filename}: " if error.filename else ""
+            print(f"error: {where}{error.strerror or error}", file=sys.stderr)
         except Stopped as stopped:
             print(stopped, file=sys.stderr)
             return stopped.exit_status

@@ -1,7 +1,8 @@
 """What can be chosen: one flat dataclass, a recipe for each model, TOML files and flags over them.
 
-A value is resolved in one visible order: the default below, the model's recipe, `--config`'s TOML,
-the explicit flag. Whatever is unknown, of the wrong type or out of range fails by name.
+A value is resolved in one visible order: the default below, the model's recipe, what the chosen
+loss needs, `--config`'s TOML, the explicit flag. Whatever is unknown, of the wrong type or out of
+range fails by name.
 """
 
 import argparse
@@ -14,6 +15,7 @@ from typing import Any
 from tfgan_mnist.errors import UserError
 
 LOSSES = ("minimax", "non_saturating", "least_squares", "hinge", "wasserstein", "relativistic")
+SMOOTHABLE = ("minimax", "non_saturating", "least_squares")  # have a target for real images
 CONVOLUTIONAL = ("dcgan", "cdcgan")
 
 
@@ -46,7 +48,7 @@ class Config:
     channels: int = option(0, "1 gray, 3 colour, 0 as the data set has it", choices=(0, 1, 3))
 
     # Length
-    epochs: int = option(8, "passes over the training images", at_least=1)
+    epochs: int = option(6, "passes over the training images", at_least=1)
     steps_per_epoch: int = option(0, "generator updates per epoch; 0: a full pass", at_least=0)
     batch_size: int = option(64, "images per discriminator update, over all devices", at_least=1)
     seed: int = option(0, "of weights, latents and data order", at_least=0, below=2**31)
@@ -63,7 +65,7 @@ class Config:
     r1: float = option(0.0, "gamma of the gradient penalty at real images", at_least=0)
     r2: float = option(0.0, "gamma of the gradient penalty at generated images", at_least=0)
     gradient_penalty: float = option(
-        -1.0, "weight of WGAN-GP's penalty; -1: 10 for wasserstein, else 0", at_least=-1
+        0.0, "weight of WGAN-GP's penalty; wasserstein: 10", at_least=0
     )
 
     # Optimizers (Adam)
@@ -90,13 +92,16 @@ class Config:
         48, "channels of the finest hidden feature maps", at_least=1, only=CONVOLUTIONAL
     )
     kernel_size: int = option(
-        4, "side of the convolutions in pixels", at_least=2, only=CONVOLUTIONAL
+        4,
+        "side in pixels of convolutions that halve or double exactly",
+        at_least=2,
+        only=CONVOLUTIONAL,
     )
     init_stddev: float = option(
         0.0, "of N(0, s) initial kernels; 0: Glorot uniform", at_least=0, only=CONVOLUTIONAL
     )
     g_batch_norm: bool = option(True, "batch norm in the generator", only=("gan",))
-    d_batch_norm: bool = option(True, "batch norm in the discriminator", only=CONVOLUTIONAL)
+    d_batch_norm: bool = option(True, "batch norm in the discriminator")
     d_dropout: float = option(0.0, "dropout rate in the discriminator", at_least=0, below=1)
     spectral_norm: bool = option(False, "spectral normalisation of the discriminator")
     embedding_dim: int = option(
@@ -124,15 +129,27 @@ class Config:
             )
         if self.class_head and self.conditioning == "planes":
             raise UserError("class_head: needs conditioning=projection; planes show D the label")
-        if self.label_smoothing and self.loss not in LOSSES[:3]:
+        if self.label_smoothing and self.loss not in SMOOTHABLE:
             raise UserError(
-                f"label_smoothing: expected a loss of {', '.join(LOSSES[:3])}; "
+                f"label_smoothing: expected a loss of {', '.join(SMOOTHABLE)}; "
                 f"received loss={self.loss}"
+            )
+        penalties = ("r1", "r2", "gradient_penalty")
+        if self.d_batch_norm and any(getattr(self, key) for key in penalties):
+            # They are gradients of each image's own logit, which batch norm makes a function of all
+            # images (Gulrajani et al. 2017, section 4).
+            raise UserError(
+                f"{', '.join(key for key in penalties if getattr(self, key))}: expected a "
+                "discriminator without batch norm; add --no-d_batch_norm"
             )
 
     def __str__(self) -> str:
-        """As TOML, which `--config` reads back."""
-        return "\n".join(f"{key} = {_as_toml(getattr(self, key))}" for key in FIELDS)
+        """As TOML, which `--config` reads back: what applies to the model."""
+        return "\n".join(
+            f"{key} = {_as_toml(getattr(self, key))}"
+            for key, field in FIELDS.items()
+            if self.model in (field.metadata["only"] or RECIPES)
+        )
 
     @property
     def images_per_step(self) -> int:
@@ -145,9 +162,14 @@ TYPES = typing.get_type_hints(Config)
 
 # Departures from the defaults above.
 RECIPES: dict[str, dict[str, Any]] = {
-    "gan": {},
+    "gan": {"epochs": 12, "d_batch_norm": False, "d_dropout": 0.3},
     "dcgan": {},
     "cdcgan": {},
+}
+
+# What a loss needs to work at all; comes after the recipe.
+NEEDS: dict[str, dict[str, Any]] = {
+    "wasserstein": {"gradient_penalty": 10.0, "d_batch_norm": False},  # WGAN-GP, section 4
 }
 
 
@@ -171,7 +193,7 @@ def resolve(
         model = explicit.get("model", FIELDS["model"].default)
         if model not in RECIPES:
             raise UserError(f"model: expected one of {', '.join(RECIPES)}; received {model!r}")
-        values = RECIPES[model]
+        values = RECIPES[model] | NEEDS.get(explicit.get("loss", ""), {})
     config = Config(**(values | explicit))
     for key in explicit:
         only = FIELDS[key].metadata["only"]

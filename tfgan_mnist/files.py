@@ -31,13 +31,33 @@ def publish(path: str | os.PathLike) -> Iterator[Path]:
     try:
         yield partial
         for file in [partial, *partial.rglob("*")]:
-            if file.is_file():
-                with file.open("rb") as stream:
-                    os.fsync(stream.fileno())
+            _sync(file)
         os.rename(partial, path)
+        _sync(path.parent)
     except BaseException:
         if partial.is_dir():
             shutil.rmtree(partial, ignore_errors=True)
         else:
             partial.unlink(missing_ok=True)
         raise
+
+
+def sweep(folder: str | os.PathLike) -> None:
+    """Removes what `publish` left directly in `folder` when its process was killed.
+
+    Only for a folder that no other process writes to: it would lose what it is writing.
+    """
+    for partial in Path(folder).glob(".*.partial.*"):
+        if partial.is_dir():
+            shutil.rmtree(partial, ignore_errors=True)
+        else:
+            partial.unlink(missing_ok=True)
+
+
+def _sync(path: Path) -> None:
+    """Brings a file's content, or a folder's list of names, to disk."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

@@ -46,24 +46,25 @@ class DataFacts(NamedTuple):
 def create(root: str | Path, config: Config, facts: DataFacts) -> Path:
     """Makes the next numbered folder under `root`, with its config.json in it."""
     root = Path(root)
-    description = {
-        "config": dataclasses.asdict(config),
-        "data": facts._asdict(),
-        "versions": _versions(),
-    }
     number = 1 + max(_numbers(root), default=0)
     while True:
         path = root / f"{number:04d}-{config.model}"
         try:
             with files.publish(path) as partial:
                 partial.mkdir()
-                (partial / CONFIG).write_text(json.dumps(description, indent=2) + "\n")
+                (partial / CONFIG).write_text(_describe(config, facts))
             return path
         except OSError:
             # Another command may just have taken the number; any other trouble is a trouble.
             if not path.exists():
                 raise
             number += 1
+
+
+def rewrite(path: Path, config: Config, facts: DataFacts) -> None:
+    """Replaces the configuration of a run that goes on under another one."""
+    with files.publish(path / CONFIG) as partial:
+        partial.write_text(_describe(config, facts))
 
 
 def read(path: str | Path) -> tuple[Config, DataFacts]:
@@ -100,6 +101,15 @@ def locked(path: Path) -> Iterator[None]:
         except BlockingIOError as error:
             raise UserError(f"{path}: another train command is writing into this run") from error
         yield
+
+
+def _describe(config: Config, facts: DataFacts) -> str:
+    description = {
+        "config": dataclasses.asdict(config),
+        "data": facts._asdict(),
+        "versions": _versions(),
+    }
+    return json.dumps(description, indent=2) + "\n"
 
 
 def _numbers(root: Path) -> list[int]:

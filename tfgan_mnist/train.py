@@ -4,12 +4,20 @@ import dataclasses
 import sys
 from pathlib import Path
 
-from tfgan_mnist import cli, config, runs
+from tfgan_mnist import cli, config, files, runs
 from tfgan_mnist.config import Config
 from tfgan_mnist.errors import UserError
 
-# A resumed run may be told these anew. All else is what it was, or it would be another run.
-MAY_CHANGE_ON_RESUME = ("data_dir", "manual_dir", "export_root", "epochs", "tensorboard")
+# A resumed run may be told these anew. All else is what it was, or it would be another run. With
+# more epochs the learning rates' decay is stretched, so that they jump up where the run goes on.
+MAY_CHANGE_ON_RESUME = (
+    "data_dir",
+    "manual_dir",
+    "run_root",
+    "export_root",
+    "epochs",
+    "tensorboard",
+)
 
 
 def train(settings: Config, run: Path | None = None) -> Path:
@@ -29,7 +37,9 @@ def train(settings: Config, run: Path | None = None) -> Path:
     # Settle what must not change once there are variables.
     runtime.settle(settings.seed, settings.precision)
 
-    # The data, in memory as uint8.
+    # The data, in memory as uint8. They settle what the configuration leaves to them.
+    if settings.tensorboard:
+        callbacks.expect_tensorboard()
     data_set = data.load(
         settings.dataset,
         settings.data_dir or None,
@@ -43,41 +53,42 @@ def train(settings: Config, run: Path | None = None) -> Path:
         num_images=len(data_set.train.images),
     )
     full_pass = data.steps_per_epoch(data_set.train, settings.images_per_step)
-    steps_per_epoch = settings.steps_per_epoch or full_pass
     settings = dataclasses.replace(
         settings,
-        steps_per_epoch=steps_per_epoch,
+        channels=facts.image_shape[-1],
+        steps_per_epoch=settings.steps_per_epoch or full_pass,
         precision=runtime.resolve_precision(settings.precision),
     )
 
     # The run's folder: a new one, or the one to resume.
     resumed = run is not None
     run = run or runs.create(settings.run_root, settings, facts)
-    print(f"{'Resuming' if resumed else 'Run folder'}: {run}")
+    print(f"{settings}\n\n{'Resuming' if resumed else 'Run folder'}: {run}")
     with runs.locked(run):
         if resumed:
             _expect_same_data(run, facts)
+            for folder in (run, run / runs.SAMPLES, run / checkpoints.FOLDER):
+                files.sweep(folder)
 
         # The model, and its state when there is one.
-        model = models.build(
-            settings,
-            facts.image_shape,
-            facts.num_classes,
-            jit_compile=runtime.use_xla(),
-        )
+        model = models.build(settings, facts.image_shape, facts.num_classes, runtime.use_xla())
         print(
             f"{type(model).__name__}: G {model.generator.count_params():,} and "
             f"D {model.discriminator.count_params():,} parameters, on {runtime.describe()}"
         )
         if resumed and checkpoints.found(run):
             print(f"Continuing after step {checkpoints.restore(run, model):,}")
+        epoch, steps_done = divmod(model.steps_done, settings.steps_per_epoch)
         exported = run / runs.EXPORTED
-        if exported.exists() and model.steps_done >= settings.epochs * steps_per_epoch:
+        if epoch >= settings.epochs and exported.exists():
             print(f"Nothing left to do: {run} is finished, and exported to {exported.read_text()}")
             return run
-        epoch, steps_done = divmod(model.steps_done, steps_per_epoch)
+        if resumed:
+            _expect_epochs_ahead(run, settings, model.steps_done)
+            runs.rewrite(run, settings, facts)
+            exported.unlink(missing_ok=True)
 
-        # What happens during training, in this order; the checkpoint says "this epoch is done".
+        # What happens during training, in this order; a checkpoint says "this epoch is done".
         stop = callbacks.StopOnSignal(run)
         during = [
             callbacks.StopOnNonFinite(),
@@ -88,7 +99,7 @@ def train(settings: Config, run: Path | None = None) -> Path:
             stop,
         ]
         publish = callbacks.ExportSavedModel(Path(settings.export_root) / settings.model, run)
-        at_the_end = [callbacks.TestScores(run, data_set.test), callbacks.Pictures(run), publish]
+        at_the_end = [callbacks.TestScores(run, data_set.test), publish, callbacks.Pictures(run)]
 
         def fit(first_epoch: int, epochs: int, steps: int, extra: list) -> None:
             batches = data.batches(
@@ -111,16 +122,28 @@ def train(settings: Config, run: Path | None = None) -> Path:
         # Train. An epoch that was stopped in its middle is finished first, by a `fit` of its own.
         with stop.listening():
             if steps_done:
-                fit(epoch, epoch + 1, steps_per_epoch - steps_done, [callbacks.KeepMetrics(model)])
+                remaining = settings.steps_per_epoch - steps_done
+                fit(epoch, epoch + 1, remaining, [callbacks.KeepMetrics(model)])
                 epoch += 1
-            fit(epoch, settings.epochs, steps_per_epoch, at_the_end)
-        exported.write_text(str(publish.exported))
+            fit(epoch, settings.epochs, settings.steps_per_epoch, at_the_end)
+            with files.publish(exported) as partial:
+                partial.write_text(str(publish.exported))
 
     print(f"Samples:  {run / runs.SAMPLES} and {run / runs.GIF}")
     print(f"Log:      {run / runs.LOG} and {run / runs.CURVES}")
     print(f"Scores:   {run / runs.METRICS}")
     print(f"Exported: {publish.exported}")
     return run
+
+
+def _expect_epochs_ahead(run: Path, settings: Config, steps_done: int) -> None:
+    """Raises UserError when the run is past the epochs it is to have."""
+    begun = -(-steps_done // settings.steps_per_epoch)
+    if settings.epochs < begun:
+        raise UserError(
+            f"epochs: {run} is in epoch {begun}; expected at least as many, "
+            f"received {settings.epochs}"
+        )
 
 
 def _expect_same_data(run: Path, facts: runs.DataFacts) -> None:
@@ -150,8 +173,9 @@ def main(arguments) -> None:
         _expect_same_settings(run, former, settings)
     else:
         settings = config.resolve(flags, arguments.config)
-    print(settings)
-    if not arguments.dry_run:
+    if arguments.dry_run:
+        print(settings)
+    else:
         train(settings, run)
 
 

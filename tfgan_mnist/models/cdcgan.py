@@ -12,6 +12,7 @@ import keras
 import tensorflow as tf
 from keras import layers, ops
 
+from tfgan_mnist.config import Config
 from tfgan_mnist.models import dcgan
 from tfgan_mnist.models.gan import Verdict, normalised
 
@@ -34,8 +35,8 @@ def with_planes(images, vector):
 def cdcgan_generator(
     image_shape: Sequence[int] = (28, 28, 1),
     num_classes: int = 10,
-    latent_dim: int = 100,
-    embedding_dim: int = 0,
+    latent_dim: int = Config.latent_dim,
+    embedding_dim: int = Config.embedding_dim,
     **options,
 ) -> keras.Model:
     """latents (B, latent_dim), labels (B,) int32 -> images (B, H, W, C) in [-1, 1].
@@ -53,9 +54,9 @@ def cdcgan_generator(
 def cdcgan_discriminator(
     image_shape: Sequence[int] = (28, 28, 1),
     num_classes: int = 10,
-    embedding_dim: int = 0,
-    conditioning: str = "projection",
-    class_head: bool = False,
+    embedding_dim: int = Config.embedding_dim,
+    conditioning: str = Config.conditioning,
+    class_head: bool = Config.class_head,
     **options,
 ) -> keras.Model:
     """images (B, H, W, C), labels (B,) int32 -> logits (B, 1) [, class logits (B, num_classes)].
@@ -65,6 +66,8 @@ def cdcgan_discriminator(
       conditioning: "projection" adds the features' inner product with a vector learnt for each
         class to the logit; "planes" lays the label's vector beside every pixel of the input.
       class_head: also classify, from features that have not seen the label.
+      **options: of `convolutional_features`. `spectral_norm` leaves the projection's vectors and
+        the class head as they are.
 
     Raises:
       ValueError: unknown conditioning, or planes with a class head, which would read the answer.
@@ -117,13 +120,28 @@ class CDCGAN(dcgan.DCGAN):
         self._num_classes = num_classes
         super().__init__(generator, discriminator, seed=seed, name=name, **kwargs)
 
-    @staticmethod
-    def default_generator() -> keras.Model:
-        return cdcgan_generator()
+    recipe = "cdcgan"
 
-    @staticmethod
-    def default_discriminator() -> keras.Model:
-        return cdcgan_discriminator()
+    @classmethod
+    def networks(
+        cls, settings: Config, image_shape: Sequence[int], num_classes: int
+    ) -> tuple[keras.Model, keras.Model]:
+        generator = cdcgan_generator(
+            image_shape,
+            num_classes,
+            settings.latent_dim,
+            settings.embedding_dim,
+            **dcgan.generator_options(settings),
+        )
+        discriminator = cdcgan_discriminator(
+            image_shape,
+            num_classes,
+            settings.embedding_dim,
+            settings.conditioning,
+            settings.class_head,
+            **dcgan.discriminator_options(settings),
+        )
+        return generator, discriminator
 
     @property
     def num_classes(self) -> int:

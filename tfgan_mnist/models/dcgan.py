@@ -12,6 +12,7 @@ from collections.abc import Sequence
 import keras
 from keras import layers
 
+from tfgan_mnist.config import Config
 from tfgan_mnist.models.gan import GAN, normalised
 
 
@@ -53,9 +54,9 @@ def convolutional_generator(
     inputs,
     x,
     image_shape: Sequence[int] = (28, 28, 1),
-    width: int = 48,
-    kernel_size: int = 4,
-    init_stddev: float = 0.0,
+    width: int = Config.width,
+    kernel_size: int = Config.kernel_size,
+    init_stddev: float = Config.init_stddev,
 ) -> keras.Model:
     """`x` (B, any), computed from `inputs`, -> images (B, H, W, C) in [-1, 1], float32.
 
@@ -64,8 +65,9 @@ def convolutional_generator(
       x: what the first layer projects.
       image_shape: (H, W, C).
       width: channels of the finest hidden feature map; each coarser one has twice as many.
-      kernel_size: of the transposed convolutions. The paper's is 5; a multiple of the stride 2
-        covers every pixel equally often and so makes no checkerboard.
+      kernel_size: of the transposed convolutions that double a side exactly; from n to 2n + 1 it
+        is 3. The paper's is 5; a multiple of the stride 2 covers every pixel equally often and so
+        makes no checkerboard.
       init_stddev: see `kernel_initializer`.
     """
     coarsest, *finer = sides(image_shape)
@@ -95,7 +97,7 @@ def convolutional_generator(
 
 
 def dcgan_generator(
-    image_shape: Sequence[int] = (28, 28, 1), latent_dim: int = 100, **options
+    image_shape: Sequence[int] = (28, 28, 1), latent_dim: int = Config.latent_dim, **options
 ) -> keras.Model:
     """latents (B, latent_dim) -> images (B, H, W, C) in [-1, 1]; see `convolutional_generator`."""
     latents = keras.Input((latent_dim,), name="latents")
@@ -105,12 +107,12 @@ def dcgan_generator(
 def convolutional_features(
     x,
     image_shape: Sequence[int] = (28, 28, 1),
-    width: int = 48,
-    kernel_size: int = 4,
-    batch_norm: bool = True,
-    dropout: float = 0.0,
-    spectral_norm: bool = False,
-    init_stddev: float = 0.0,
+    width: int = Config.width,
+    kernel_size: int = Config.kernel_size,
+    batch_norm: bool = Config.d_batch_norm,
+    dropout: float = Config.d_dropout,
+    spectral_norm: bool = Config.spectral_norm,
+    init_stddev: float = Config.init_stddev,
 ):
     """Images (B, H, W, any) -> features (B, F), by the mirror of `convolutional_generator`."""
     path = sides(image_shape)
@@ -145,10 +147,31 @@ def dcgan_discriminator(image_shape: Sequence[int] = (28, 28, 1), **options) -> 
 class DCGAN(GAN):
     """`GAN` with convolutional networks: the paper's, narrower, for 28x28 images."""
 
-    @staticmethod
-    def default_generator() -> keras.Model:
-        return dcgan_generator()
+    recipe = "dcgan"
 
-    @staticmethod
-    def default_discriminator() -> keras.Model:
-        return dcgan_discriminator()
+    @classmethod
+    def networks(
+        cls, settings: Config, image_shape: Sequence[int], num_classes: int
+    ) -> tuple[keras.Model, keras.Model]:
+        return (
+            dcgan_generator(image_shape, settings.latent_dim, **generator_options(settings)),
+            dcgan_discriminator(image_shape, **discriminator_options(settings)),
+        )
+
+
+def generator_options(settings: Config) -> dict:
+    """What a configuration says of `convolutional_generator`."""
+    return {
+        "width": settings.width,
+        "kernel_size": settings.kernel_size,
+        "init_stddev": settings.init_stddev,
+    }
+
+
+def discriminator_options(settings: Config) -> dict:
+    """What a configuration says of `convolutional_features`."""
+    return generator_options(settings) | {
+        "batch_norm": settings.d_batch_norm,
+        "dropout": settings.d_dropout,
+        "spectral_norm": settings.spectral_norm,
+    }

@@ -12,16 +12,18 @@ import numpy as np
 import tensorflow as tf
 from keras import layers
 
+from tfgan_mnist import latents as latent_space
 from tfgan_mnist import losses
+from tfgan_mnist.config import Config, resolve
 
 SAMPLE_BATCH = 500  # images per call in `sample`; 500 of 28x28 keep activations under 100 MB
 
 
 def mlp_generator(
     image_shape: Sequence[int] = (28, 28, 1),
-    latent_dim: int = 100,
-    hidden_widths: Sequence[int] = (256, 512, 1024),
-    batch_norm: bool = True,
+    latent_dim: int = Config.latent_dim,
+    hidden_widths: Sequence[int] = Config.g_hidden_widths,
+    batch_norm: bool = Config.g_batch_norm,
 ) -> keras.Model:
     """latents (B, latent_dim) -> ReLU layers -> tanh images (B, H, W, C) in [-1, 1], float32.
 
@@ -42,18 +44,21 @@ def mlp_generator(
 
 def mlp_discriminator(
     image_shape: Sequence[int] = (28, 28, 1),
-    hidden_widths: Sequence[int] = (512, 256),
-    dropout: float = 0.3,
-    spectral_norm: bool = False,
+    hidden_widths: Sequence[int] = Config.d_hidden_widths,
+    batch_norm: bool = Config.d_batch_norm,
+    dropout: float = Config.d_dropout,
+    spectral_norm: bool = Config.spectral_norm,
 ) -> keras.Model:
-    """images (B, H, W, C) in [-1, 1] -> LeakyReLU layers with dropout -> logits (B, 1), float32.
+    """images (B, H, W, C) in [-1, 1] -> LeakyReLU layers -> logits (B, 1), float32.
 
     The paper's hidden layers are maxout with dropout; a leaky ReLU is today's plain stand-in.
     """
     images = keras.Input(tuple(image_shape), name="images")
     x = layers.Flatten()(images)
     for width in hidden_widths:
-        x = normalised(layers.Dense(width), spectral_norm)(x)
+        x = normalised(layers.Dense(width, use_bias=not batch_norm), spectral_norm)(x)
+        if batch_norm:
+            x = layers.BatchNormalization()(x)
         x = layers.LeakyReLU(0.2)(x)
         if dropout:
             x = layers.Dropout(dropout)(x)
@@ -65,10 +70,18 @@ def normalised(layer: keras.Layer, spectral_norm: bool, name: str | None = None)
     """`layer`, under spectral normalisation when asked (Miyato et al. 2018, arXiv:1802.05957).
 
     Keras's wrapper projects: it writes the divided kernel back into the layer at every training
-    call, where the paper divides on the fly and trains the undivided kernel.
+    call, those of G's update among them, where the paper divides on the fly and trains the
+    undivided kernel. Such layers compute in float32 whatever the policy: the kernel that is written
+    back would be rounded to half precision at every step, and small updates would vanish.
+
+    Args:
+      layer: not built yet.
+      spectral_norm: whether to wrap it.
+      name: of the result.
     """
     if spectral_norm:
-        return layers.SpectralNormalization(layer, name=name, dtype=layer.dtype_policy)
+        layer.dtype_policy = keras.DTypePolicy("float32")
+        return layers.SpectralNormalization(layer, name=name, dtype="float32")
     if name:
         layer.name = name
     return layer
@@ -96,15 +109,19 @@ class GAN(keras.Model):
 
     Args:
       generator: Functional model, latents (B, Z) [, labels (B,) int32] -> images (B, H, W, C) in
-        [-1, 1]. Default: `default_generator()`.
+        [-1, 1]. Default: the recipe's, for 28x28x1 images of 10 classes.
       discriminator: Functional model, images [, labels] -> logits (B, 1) [, class logits (B, K)].
+        Default: likewise.
       seed: together with `global_step` it determines every latent that training draws.
     """
 
     def __init__(self, generator=None, discriminator=None, *, seed: int = 0, name=None, **kwargs):
         super().__init__(name=name, **kwargs)
-        self.generator = generator or self.default_generator()
-        self.discriminator = discriminator or self.default_discriminator()
+        if generator is None or discriminator is None:
+            settings = resolve({"model": self.recipe})
+            default_generator, default_discriminator = self.networks(settings, (28, 28, 1), 10)
+        self.generator = generator or default_generator
+        self.discriminator = discriminator or default_discriminator
         self.seed = seed
         # Training steps so far. Part of the model's state: a resumed run draws on where it stopped.
         self.global_step = self.add_weight(
@@ -114,13 +131,24 @@ class GAN(keras.Model):
         # The networks are built; without this flag `fit` tries a symbolic build on real images.
         self.built = True
 
-    @staticmethod
-    def default_generator() -> keras.Model:
-        return mlp_generator()
+    recipe = "gan"  # its name in the configuration
 
-    @staticmethod
-    def default_discriminator() -> keras.Model:
-        return mlp_discriminator()
+    @classmethod
+    def networks(
+        cls, settings: Config, image_shape: Sequence[int], num_classes: int
+    ) -> tuple[keras.Model, keras.Model]:
+        """The generator and the discriminator that a configuration describes."""
+        generator = mlp_generator(
+            image_shape, settings.latent_dim, settings.g_hidden_widths, settings.g_batch_norm
+        )
+        discriminator = mlp_discriminator(
+            image_shape,
+            settings.d_hidden_widths,
+            settings.d_batch_norm,
+            settings.d_dropout,
+            settings.spectral_norm,
+        )
+        return generator, discriminator
 
     # --- What the networks are -------------------------------------------------------------------
 
@@ -141,8 +169,7 @@ class GAN(keras.Model):
     @property
     def steps_done(self) -> int:
         """`global_step` as a Python number."""
-        # By way of NumPy: `int` does not take a variable that is mirrored over replicas.
-        return int(keras.ops.convert_to_numpy(self.global_step))
+        return _number(self.global_step)
 
     def _check_shapes(self) -> None:
         expected = tuple(self.discriminator.inputs[0].shape[1:])
@@ -190,8 +217,8 @@ class GAN(keras.Model):
         """Sets how the two networks learn, and returns the model.
 
         Args:
-          d_optimizer: Keras optimizer of the discriminator. Default: Adam(2e-4, beta_1=0.5), as in
-            Radford et al. 2015, section 4.
+          d_optimizer: Keras optimizer of the discriminator. Default: the recipe's Adam, with its
+            first learning rate for all steps.
           g_optimizer: likewise of the generator. When its `use_ema` is on, `sample` and exports
             use the moving averages of the weights.
           loss: a key of `losses.OBJECTIVES`.
@@ -223,6 +250,10 @@ class GAN(keras.Model):
         if gradient_penalty is None:
             gradient_penalty = 10.0 if loss == "wasserstein" else 0.0
         self.gradient_penalty = gradient_penalty
+        settings = resolve({"model": self.recipe})
+        betas = {"beta_1": settings.beta_1, "beta_2": settings.beta_2}
+        d_optimizer = d_optimizer or keras.optimizers.Adam(settings.d_learning_rate, **betas)
+        g_optimizer = g_optimizer or keras.optimizers.Adam(settings.g_learning_rate, **betas)
         self.d_optimizer = self._prepare(d_optimizer, self.discriminator)
         self.g_optimizer = self._prepare(g_optimizer, self.generator)
         self.trackers = {key: keras.metrics.Mean(name=key) for key in self.log_keys}
@@ -241,7 +272,6 @@ class GAN(keras.Model):
     @staticmethod
     def _prepare(optimizer, network: keras.Model) -> keras.optimizers.Optimizer:
         """`optimizer`, wrapped for loss scaling when `network` computes in float16, and built."""
-        optimizer = optimizer or keras.optimizers.Adam(2e-4, beta_1=0.5)
         optimizer = keras.optimizers.get(optimizer)
         # float16 gradients under 6e-8 vanish. Keras would scale only `model.optimizer`.
         half = any(layer.dtype_policy.compute_dtype == "float16" for layer in network.layers)
@@ -268,15 +298,17 @@ class GAN(keras.Model):
         """
         parts = self.discriminator_steps
         for part, (reals, labels) in enumerate(self._split(self._unpack(data), parts)):
-            latents = self._draw_latents(tf.shape(reals)[0], self.global_step * parts + part)
+            draw = self.global_step * parts + part
+            latents = self._draw_latents(tf.shape(reals)[0], draw)
             with tf.GradientTape() as g_tape:
                 fakes = self.generate(latents, labels, training=True)
-            d_logs = self._update_discriminator(reals, tf.stop_gradient(fakes), labels)
+            d_logs = self._update_discriminator(reals, tf.stop_gradient(fakes), labels, draw)
         g_logs = self._update_generator(g_tape, fakes, reals, labels)
         self.global_step.assign_add(1)
         return self._track(d_logs | g_logs)
 
-    def _update_discriminator(self, reals, fakes, labels) -> dict:
+    def _update_discriminator(self, reals, fakes, labels, draw) -> dict:
+        """One update of D on images (B, H, W, C) and labels (B,) or None; per-example logs (B,)."""
         with tf.GradientTape() as tape:
             # Two passes: batch norm must not mix the statistics of real and fake images.
             real = self.discriminate(reals, labels, training=True)
@@ -285,7 +317,7 @@ class GAN(keras.Model):
                 self.objective.discriminator(real.logits, fake.logits)
                 + self.class_loss(real, labels)
                 + self.class_loss(fake, labels)
-                + self._penalty(reals, fakes, labels)
+                + self._penalty(reals, fakes, labels, draw)
             )
             scaled = self.d_optimizer.scale_loss(self._share_of_global_mean(per_example))
         variables = self.discriminator.trainable_variables
@@ -293,6 +325,7 @@ class GAN(keras.Model):
         return {"d_loss": per_example} | self._accuracies(real, fake, labels)
 
     def _update_generator(self, g_tape, fakes, reals, labels) -> dict:
+        """One update of G, whose forward pass to `fakes` is on `g_tape`; per-example logs (B,)."""
         with tf.GradientTape() as tape:
             tape.watch(fakes)
             fake = self.discriminate(fakes, labels, training=True)
@@ -310,7 +343,7 @@ class GAN(keras.Model):
         self.g_optimizer.apply_gradients(zip(gradients, variables))
         return {"g_loss": per_example}
 
-    def _penalty(self, reals, fakes, labels):
+    def _penalty(self, reals, fakes, labels, draw):
         """The regularisers of D's loss, (B,)."""
 
         def logits_of(images):
@@ -322,19 +355,22 @@ class GAN(keras.Model):
         if self.r2:
             penalty += self.r2 / 2 * losses.squared_gradient_norm(logits_of, fakes)
         if self.gradient_penalty:
-            # int64's sign bit keeps this stream apart from the latents', whose steps are >= 0.
-            alpha = tf.random.stateless_uniform(
-                [tf.shape(reals)[0], 1, 1, 1], seed=[self.seed, -1 - self.global_step]
-            )
+            # The seed's complement keeps this stream apart from the latents', whose seeds are >= 0.
+            alpha = self._draw(tf.random.stateless_uniform, tf.shape(reals)[0], 1, ~self.seed, draw)
+            alpha = tf.reshape(alpha, [-1, 1, 1, 1])
             penalty += self.gradient_penalty * losses.gradient_penalty(
                 logits_of, reals, fakes, alpha
             )
         return penalty
 
     def test_step(self, data) -> dict:
-        """D on images it was not trained on, and on fakes, in inference mode."""
+        """D on images it was not trained on, and on fakes, in inference mode.
+
+        The losses are the objective's alone, without penalties and class loss. Every batch meets
+        the same fakes, which training never draws.
+        """
         reals, labels = self._unpack(data)
-        latents = self._draw_latents(tf.shape(reals)[0], self.global_step)
+        latents = self._draw_latents(tf.shape(reals)[0], -1)
         fakes = self.generate(latents, labels, training=False)
         real = self.discriminate(reals, labels, training=False)
         fake = self.discriminate(fakes, labels, training=False)
@@ -349,11 +385,6 @@ class GAN(keras.Model):
         on_real, on_fake = losses.accuracies(self.objective, real.logits, fake.logits)
         return {"d_real_accuracy": on_real, "d_fake_accuracy": on_fake}
 
-    def _track(self, logs: dict) -> dict:
-        for key, values in logs.items():
-            self.trackers[key].update_state(values)
-        return {key: tracker.result() for key, tracker in self.trackers.items()}
-
     @staticmethod
     def _share_of_global_mean(per_example):
         """This replica's share of the global batch's mean; gradients are summed over replicas."""
@@ -361,18 +392,30 @@ class GAN(keras.Model):
         return tf.reduce_mean(per_example) / replicas
 
     def _draw_latents(self, num, draw):
-        """N(0, 1) latents (num, Z) of this replica, a function of (seed, draw) and the replica.
+        """N(0, 1) latents (num, Z) of this replica."""
+        return self._draw(tf.random.stateless_normal, num, self.latent_dim, self.seed, draw)
 
-        The global batch's latents are drawn everywhere and each replica keeps its rows, so that
-        the number of replicas does not change what is drawn.
+    @staticmethod
+    def _draw(distribution, num, width: int, seed: int, draw):
+        """(num, width) random numbers of this replica, a function of (seed, draw, replica).
+
+        Those of the global batch are drawn everywhere and each replica keeps its rows, so that the
+        number of replicas does not change what is drawn.
         """
         context = tf.distribute.get_replica_context()
-        latents = tf.random.stateless_normal(
-            [num * context.num_replicas_in_sync, self.latent_dim],
-            seed=tf.stack([tf.cast(self.seed, tf.int64), tf.convert_to_tensor(draw)]),
+        numbers = distribution(
+            [num * context.num_replicas_in_sync, width],
+            seed=tf.stack([tf.constant(seed, tf.int64), tf.cast(draw, tf.int64)]),
+            alg="philox",  # the default depends on the device, and on XLA
         )
         first = num * context.replica_id_in_sync_group
-        return latents[first : first + num]
+        return numbers[first : first + num]
+
+    def _track(self, logs: dict) -> dict:
+        """Adds per-example values (B,) to the running means, and returns the means."""
+        for key, values in logs.items():
+            self.trackers[key].update_state(values)
+        return {key: tracker.result() for key, tracker in self.trackers.items()}
 
     def _unpack(self, data) -> tuple:
         """`fit`'s batch -> (images, labels or None)."""
@@ -383,6 +426,13 @@ class GAN(keras.Model):
     def _split(batch: tuple, parts: int) -> list[tuple]:
         """A batch (images, labels or None) in equal parts of the same form."""
         images, labels = batch
+        if parts == 1:
+            return [batch]
+        tf.debugging.assert_equal(
+            tf.shape(images)[0] % parts,
+            0,
+            f"discriminator_steps={parts}: expected batches of a multiple of {parts} images",
+        )
         if labels is None:
             return [(part, None) for part in tf.split(images, parts)]
         return list(zip(tf.split(images, parts), tf.split(labels, parts), strict=True))
@@ -391,9 +441,7 @@ class GAN(keras.Model):
 
     def latents(self, num: int, seed: int = 0) -> np.ndarray:
         """N(0, 1) latents (num, Z) float32; row i is a function of (seed, i) only."""
-        from tfgan_mnist.latents import draw
-
-        return draw(num, self.latent_dim, seed)
+        return latent_space.draw(num, self.latent_dim, seed)
 
     def sample(self, latents, labels=None) -> np.ndarray:
         """Images (N, H, W, C) float32 in [-1, 1] of latents (N, Z) and, where used, labels (N,).
@@ -446,12 +494,14 @@ class GAN(keras.Model):
     def averaged_weights(self) -> Iterator[None]:
         """Inside, the generator holds the moving averages of its weights, if there are any.
 
-        Batch norm's statistics are moving averages already and stay as they are.
+        Averages make better samples than the last weights: Yazici et al. 2018, "The Unusual
+        Effectiveness of Averaging in GAN Training", arXiv:1806.04498. Batch norm's statistics are
+        moving averages already and stay as they are.
         """
         optimizer = getattr(self, "g_optimizer", None)
         if isinstance(optimizer, keras.optimizers.LossScaleOptimizer):
             optimizer = optimizer.inner_optimizer
-        if optimizer is None or not optimizer.use_ema or not self.steps_done:
+        if optimizer is None or not optimizer.use_ema or not _number(optimizer.iterations):
             yield
             return
         variables = self.generator.trainable_variables
@@ -506,3 +556,8 @@ class GAN(keras.Model):
 
     def compile_from_config(self, config: dict) -> None:
         self.compile(**keras.saving.deserialize_keras_object(config))
+
+
+def _number(variable) -> int:
+    # By way of NumPy: `int` does not take a variable that is mirrored over replicas.
+    return int(keras.ops.convert_to_numpy(variable))

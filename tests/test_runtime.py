@@ -1,0 +1,43 @@
+"""What `--precision=auto` and XLA come to on machines that this one is not."""
+
+import pytest
+import tensorflow as tf
+
+from tfgan_mnist import runtime
+
+
+@pytest.fixture
+def machine(monkeypatch):
+    """Pretends that the machine has GPUs of the given compute capabilities."""
+
+    def pretend(*capabilities):
+        gpus = list(range(len(capabilities)))
+        monkeypatch.setattr(tf.config, "list_physical_devices", lambda kind: gpus)
+        monkeypatch.setattr(
+            tf.config.experimental,
+            "get_device_details",
+            lambda gpu: {"compute_capability": capabilities[gpu]},
+        )
+
+    return pretend
+
+
+@pytest.mark.parametrize(
+    ("capabilities", "precision", "xla"),
+    [
+        ([], "float32", False),
+        ([(7, 0)], "mixed_float16", True),
+        ([(9, 0), (8, 0)], "mixed_float16", True),
+        ([(6, 1)], "float32", True),
+        ([(9, 0), (6, 1)], "float32", True),
+    ],
+)
+def test_auto_is_settled_by_the_devices(machine, capabilities, precision, xla):
+    machine(*capabilities)
+    assert runtime.resolve_precision("auto") == precision
+    assert runtime.use_xla() == xla
+
+
+def test_a_named_precision_is_kept(machine):
+    machine((9, 0))
+    assert runtime.resolve_precision("mixed_bfloat16") == "mixed_bfloat16"
