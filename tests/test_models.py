@@ -524,6 +524,8 @@ def test_cdcgan_without_labels_is_refused():
         ({"loss": "huber"}, "expected one of"),
         ({"discriminator_steps": 0}, "discriminator_steps: expected >= 1; received 0"),
         ({"r1": -1.0}, "r1: expected >= 0; received -1.0"),
+        ({"r1": 1.0}, "r1, r2 and gradient_penalty expect a discriminator without batch norm"),
+        ({"loss": "wasserstein"}, "expect a discriminator without batch norm"),
     ],
 )
 def test_wrong_compile_arguments_are_refused(arguments, message):

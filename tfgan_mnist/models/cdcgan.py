@@ -106,6 +106,8 @@ def cdcgan_discriminator(
 class CDCGAN(dcgan.DCGAN):
     """`DCGAN` told which digit to draw; `fit` takes (images, labels), labels (B,) int32."""
 
+    recipe = "cdcgan"
+
     def __init__(
         self,
         generator=None,
@@ -119,8 +121,6 @@ class CDCGAN(dcgan.DCGAN):
         """As `GAN`, and `num_classes`: labels are 0 .. num_classes - 1."""
         self._num_classes = num_classes
         super().__init__(generator, discriminator, seed=seed, name=name, **kwargs)
-
-    recipe = "cdcgan"
 
     @classmethod
     def networks(

@@ -115,6 +115,8 @@ class GAN(keras.Model):
       seed: together with `global_step` it determines every latent that training draws.
     """
 
+    recipe = "gan"  # its name in the configuration
+
     def __init__(self, generator=None, discriminator=None, *, seed: int = 0, name=None, **kwargs):
         super().__init__(name=name, **kwargs)
         if generator is None or discriminator is None:
@@ -130,8 +132,6 @@ class GAN(keras.Model):
         self._check_shapes()
         # The networks are built; without this flag `fit` tries a symbolic build on real images.
         self.built = True
-
-    recipe = "gan"  # its name in the configuration
 
     @classmethod
     def networks(
@@ -234,21 +234,30 @@ class GAN(keras.Model):
           **kwargs: `run_eagerly` and `steps_per_execution` of `keras.Model.compile`.
 
         Raises:
-          ValueError: unknown loss, or a value out of its range.
+          ValueError: unknown loss, a value out of its range, or a penalty on a discriminator with
+            batch norm.
         """
         if discriminator_steps < 1:
             raise ValueError(f"discriminator_steps: expected >= 1; received {discriminator_steps}")
         for key, value in {"r1": r1, "r2": r2, "gradient_penalty": gradient_penalty or 0}.items():
             if value < 0:
                 raise ValueError(f"{key}: expected >= 0; received {value}")
+        if gradient_penalty is None:
+            gradient_penalty = 10.0 if loss == "wasserstein" else 0.0
+        penalised = r1 or r2 or gradient_penalty
+        d_layers = self.discriminator.layers
+        if penalised and any(isinstance(layer, layers.BatchNormalization) for layer in d_layers):
+            # Penalties are gradients of each image's own logit, and batch norm mixes images.
+            raise ValueError(
+                "r1, r2 and gradient_penalty expect a discriminator without batch norm "
+                "(batch_norm=False)"
+            )
         # No optimizer for Keras: it would create an RMSprop that nothing uses.
         super().compile(optimizer=None, jit_compile=jit_compile, **kwargs)
         self.objective = losses.get(loss, label_smoothing)
         self.discriminator_steps = discriminator_steps
         self.r1 = r1
         self.r2 = r2
-        if gradient_penalty is None:
-            gradient_penalty = 10.0 if loss == "wasserstein" else 0.0
         self.gradient_penalty = gradient_penalty
         settings = resolve({"model": self.recipe})
         betas = {"beta_1": settings.beta_1, "beta_2": settings.beta_2}
