@@ -6,7 +6,8 @@ samples/         epoch_000.png (before training), epoch_001.png, ...
 samples.gif      the same over time
 curves.png       losses and accuracies over epochs
 checkpoints/     what `--resume` continues from
-metrics.json     the discriminator on the test images
+metrics.json     the discriminator on the test images; under "samples", what `evaluate` found
+report.png       the pictures of `evaluate`
 exported         the path of the export, written when all is done
 """
 
