@@ -78,13 +78,13 @@ def train(settings: Config, run: Path | None = None) -> Path:
         )
         if resumed and checkpoints.found(run):
             print(f"Continuing after step {checkpoints.restore(run, model):,}")
+        _expect_epochs_ahead(run, settings, model.steps_done)
         epoch, steps_done = divmod(model.steps_done, settings.steps_per_epoch)
         exported = run / runs.EXPORTED
         if epoch >= settings.epochs and exported.exists():
             print(f"Nothing left to do: {run} is finished, and exported to {exported.read_text()}")
             return run
         if resumed:
-            _expect_epochs_ahead(run, settings, model.steps_done)
             runs.rewrite(run, settings, facts)
             exported.unlink(missing_ok=True)
 
