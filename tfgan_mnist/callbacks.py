@@ -110,7 +110,7 @@ def read_log(path: Path) -> list[dict[str, float]]:
 
 
 class Checkpoint(keras.callbacks.Callback):
-    """Saves the state of training after every epoch. Put it last: it says "this epoch is done"."""
+    """Saves the state of training after every epoch. Put it after all that an epoch writes."""
 
     def __init__(self, run: Path):
         super().__init__()
