@@ -19,7 +19,7 @@ PACKAGE = ROOT / "tfgan_mnist"
 # Every module has its place. An import goes down, or to the left within its row.
 ROWS = (
     "errors files cli config images latents losses metrics report runs",
-    "data runtime classifier models.gan models.dcgan models.cdcgan models __init__",
+    "data runtime distribution classifier models.gan models.dcgan models.cdcgan models __init__",
     "checkpoints export callbacks",  # an exporter is a noun that the callback calls, and a verb
     "generate evaluate serve train_classifier",
     "train",

@@ -201,7 +201,8 @@ class StopOnSignal(keras.callbacks.Callback):
 class TestScores(keras.callbacks.Callback):
     """At the end of training: `metrics.json` with what `evaluate` says of the test images.
 
-    For a discriminator with a class head that includes its accuracy on them.
+    For a discriminator with a class head that includes its accuracy on them. All workers take part:
+    Keras divides the images among them.
     """
 
     def __init__(self, run: Path, test: data.Split):

@@ -24,16 +24,19 @@ def mlp_generator(
     latent_dim: int = Config.latent_dim,
     hidden_widths: Sequence[int] = Config.g_hidden_widths,
     batch_norm: bool = Config.g_batch_norm,
+    sync_batch_norm: bool = False,
 ) -> keras.Model:
     """latents (B, latent_dim) -> ReLU layers -> tanh images (B, H, W, C) in [-1, 1], float32.
 
     A tanh over [-1, 1] is the paper's sigmoid over [0, 1] with its logit halved.
+    `sync_batch_norm` takes batch norm's statistics over all replicas.
     """
     x = latents = keras.Input((latent_dim,), name="latents")
     for width in hidden_widths:
         x = layers.Dense(width, use_bias=not batch_norm)(x)
         if batch_norm:
-            x = layers.BatchNormalization(scale=False)(x)  # a ReLU and a Dense follow: no scale
+            # A ReLU and a Dense follow: no scale.
+            x = layers.BatchNormalization(scale=False, synchronized=sync_batch_norm)(x)
         x = layers.ReLU()(x)
     x = layers.Dense(int(np.prod(image_shape)))(x)
     x = layers.Reshape(tuple(image_shape))(x)
@@ -48,6 +51,7 @@ def mlp_discriminator(
     batch_norm: bool = Config.d_batch_norm,
     dropout: float = Config.d_dropout,
     spectral_norm: bool = Config.spectral_norm,
+    sync_batch_norm: bool = False,
 ) -> keras.Model:
     """images (B, H, W, C) in [-1, 1] -> LeakyReLU layers -> logits (B, 1), float32.
 
@@ -58,10 +62,10 @@ def mlp_discriminator(
     for width in hidden_widths:
         x = normalised(layers.Dense(width, use_bias=not batch_norm), spectral_norm)(x)
         if batch_norm:
-            x = layers.BatchNormalization()(x)
+            x = layers.BatchNormalization(synchronized=sync_batch_norm)(x)
         x = layers.LeakyReLU(0.2)(x)
         if dropout:
-            x = layers.Dropout(dropout)(x)
+            x = Dropout(dropout)(x)
     logits = normalised(layers.Dense(1, dtype="float32"), spectral_norm, name="logits")(x)
     return keras.Model(images, logits, name="discriminator")
 
@@ -85,6 +89,60 @@ def normalised(layer: keras.Layer, spectral_norm: bool, name: str | None = None)
     if name:
         layer.name = name
     return layer
+
+
+def synchronises(settings: Config) -> bool:
+    """Whether batch norm's statistics are to be taken over replicas, of which there are several.
+
+    With one replica it would only be slower: two more passes over the activations.
+    """
+    return settings.sync_batch_norm and tf.distribute.get_strategy().num_replicas_in_sync > 1
+
+
+@keras.saving.register_keras_serializable("tfgan_mnist")
+class Dropout(layers.Dropout):
+    """Keras's, except that each replica drops what one device would have dropped of its images.
+
+    Keras's own drops the same units on every replica, whose images then share their noise.
+    """
+
+    def call(self, inputs, training=False):
+        context = tf.distribute.get_replica_context()  # None while a network is being built
+        if not training or context is None or context.num_replicas_in_sync == 1:
+            return super().call(inputs, training=training)
+        num = tf.shape(inputs)[0]
+        everybody = tf.concat([[num * context.num_replicas_in_sync], tf.shape(inputs)[1:]], axis=0)
+        kept = super().call(tf.ones(everybody, inputs.dtype), training=True)
+        first = num * context.replica_id_in_sync_group
+        return inputs * kept[first : first + num]
+
+
+class RunningMeans(keras.metrics.Metric):
+    """Means over examples since the epoch began, one for each of `keys`.
+
+    `keras.metrics.Mean` keeps apart what each replica has seen, so that all workers are needed to
+    read it or save it. Here all hold the same: sums are taken over replicas as they come.
+    """
+
+    def __init__(self, keys: Sequence[str], name: str = "means"):
+        super().__init__(name=name)
+        self.keys = tuple(keys)
+        self.total = keras.Variable(np.zeros(len(keys)), dtype="float32", trainable=False)
+        self.count = keras.Variable(0.0, dtype="float32", trainable=False)
+
+    def update_state(self, values: dict) -> None:
+        """Adds per-example values (B,) of this replica, by key."""
+        sums = [tf.reduce_sum(tf.cast(values[key], tf.float32)) for key in self.keys]
+        count = tf.cast(tf.shape(values[self.keys[0]])[0], tf.float32)
+        context = tf.distribute.get_replica_context()
+        over_replicas = context.all_reduce(tf.distribute.ReduceOp.SUM, tf.stack([*sums, count]))
+        self.total.assign_add(over_replicas[:-1])
+        self.count.assign_add(over_replicas[-1])
+
+    def result(self) -> dict:
+        """Key -> mean."""
+        means = tf.unstack(tf.math.divide_no_nan(self.total.value, self.count.value))
+        return dict(zip(self.keys, means))
 
 
 class Verdict(NamedTuple):
@@ -139,7 +197,11 @@ class GAN(keras.Model):
     ) -> tuple[keras.Model, keras.Model]:
         """The generator and the discriminator that a configuration describes."""
         generator = mlp_generator(
-            image_shape, settings.latent_dim, settings.g_hidden_widths, settings.g_batch_norm
+            image_shape,
+            settings.latent_dim,
+            settings.g_hidden_widths,
+            settings.g_batch_norm,
+            synchronises(settings),
         )
         discriminator = mlp_discriminator(
             image_shape,
@@ -147,6 +209,7 @@ class GAN(keras.Model):
             settings.d_batch_norm,
             settings.d_dropout,
             settings.spectral_norm,
+            synchronises(settings),
         )
         return generator, discriminator
 
@@ -265,7 +328,7 @@ class GAN(keras.Model):
         g_optimizer = g_optimizer or keras.optimizers.Adam(settings.g_learning_rate, **betas)
         self.d_optimizer = self._prepare(d_optimizer, self.discriminator)
         self.g_optimizer = self._prepare(g_optimizer, self.generator)
-        self.trackers = {key: keras.metrics.Mean(name=key) for key in self.log_keys}
+        self.means = RunningMeans(self.log_keys)
         self._compile_arguments = {
             "loss": loss,
             "discriminator_steps": discriminator_steps,
@@ -297,7 +360,7 @@ class GAN(keras.Model):
 
     @property
     def metrics(self) -> list[keras.metrics.Metric]:
-        return list(self.trackers.values()) if self.compiled else []
+        return [self.means] if self.compiled else []
 
     def train_step(self, data) -> dict:
         """Algorithm 1: k updates of D, each on its own part of the batch, then one of G.
@@ -330,7 +393,7 @@ class GAN(keras.Model):
             )
             scaled = self.d_optimizer.scale_loss(self._share_of_global_mean(per_example))
         variables = self.discriminator.trainable_variables
-        self.d_optimizer.apply_gradients(zip(tape.gradient(scaled, variables), variables))
+        self._apply(self.d_optimizer, tape.gradient(scaled, variables), variables)
         return {"d_loss": per_example} | self._accuracies(real, fake, labels)
 
     def _update_generator(self, g_tape, fakes, reals, labels) -> dict:
@@ -349,8 +412,22 @@ class GAN(keras.Model):
         upstream = tape.gradient(scaled, fakes)
         variables = self.generator.trainable_variables
         gradients = g_tape.gradient(fakes, variables, output_gradients=upstream)
-        self.g_optimizer.apply_gradients(zip(gradients, variables))
+        self._apply(self.g_optimizer, gradients, variables)
         return {"g_loss": per_example}
+
+    @staticmethod
+    def _apply(optimizer, gradients, variables) -> None:
+        """Updates `variables` by this replica's share of the gradients."""
+        context = tf.distribute.get_replica_context()
+        scaling = isinstance(optimizer, keras.optimizers.LossScaleOptimizer)
+        if scaling and context.num_replicas_in_sync > 1:
+            # Each replica would decide by its own gradients whether to skip the update and halve
+            # the scale. NaN in one place has them all decide as the one that overflowed.
+            finite = [tf.reduce_all(tf.math.is_finite(gradient)) for gradient in gradients]
+            own = tf.where(tf.reduce_all(finite), 0.0, np.nan)
+            everybodys = context.all_reduce(tf.distribute.ReduceOp.SUM, own)
+            gradients = [gradients[0] + everybodys, *gradients[1:]]
+        optimizer.apply_gradients(zip(gradients, variables))
 
     def _penalty(self, reals, fakes, labels, draw):
         """The regularisers of D's loss, (B,)."""
@@ -422,9 +499,13 @@ class GAN(keras.Model):
 
     def _track(self, logs: dict) -> dict:
         """Adds per-example values (B,) to the running means, and returns the means."""
-        for key, values in logs.items():
-            self.trackers[key].update_state(values)
-        return {key: tracker.result() for key, tracker in self.trackers.items()}
+        self.means.update_state(logs)
+        means = self.means.result()
+        if isinstance(tf.distribute.get_strategy(), tf.distribute.MultiWorkerMirroredStrategy):
+            # Keras takes the mean over axis 0 of what workers return, and a scalar has none
+            # (keras-team/keras#20585).
+            return {key: mean[None] for key, mean in means.items()}
+        return means
 
     def _unpack(self, data) -> tuple:
         """`fit`'s batch -> (images, labels or None)."""
