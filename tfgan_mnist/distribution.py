@@ -6,6 +6,7 @@ others, which therefore need no file system in common with it.
 """
 
 import contextlib
+import functools
 import hashlib
 import json
 import os
@@ -163,7 +164,7 @@ def _join(cluster: Cluster, wait_seconds: float) -> Placement:
             strategy = tf.distribute.MultiWorkerMirroredStrategy(cluster_resolver=resolver)
             placement = Placement(strategy, len(cluster.addresses), cluster.worker)
             # Its first message: after it everybody is known to be there.
-            summed(placement, [np.zeros(1, np.int64)])
+            summed(placement, np.zeros(1))
     finally:
         done.set()
     return placement
@@ -221,7 +222,7 @@ def together(placement: Placement) -> Iterator[None]:
         else:
             with _signals_to(received.append):
                 yield
-        summed(placement, [np.zeros(1, np.int64)])
+        summed(placement, np.zeros(1))
 
 
 @contextlib.contextmanager
@@ -255,44 +256,36 @@ def _signals_to(receive: Callable[[int], Any]) -> Iterator[None]:
             signal.signal(number, handler)
 
 
-def summed(placement: Placement, values: Sequence[np.ndarray]) -> list[np.ndarray]:
-    """The sums of arrays over the workers, the same on each; all workers have to call it."""
-    strategy = placement.strategy
-    own_replicas = strategy.num_replicas_in_sync // placement.workers
+def summed(placement: Placement, numbers: np.ndarray) -> np.ndarray:
+    """The sum of an int64 array over the workers, the same on each; all of them have to call it."""
+    return _summing(placement)(tf.constant(numbers, tf.int64)).numpy()
 
-    @tf.function
-    def total(values):
-        def in_replica(values):
+
+@functools.cache
+def _summing(placement: Placement) -> Callable:
+    strategy = placement.strategy
+    own_replicas = placement.replicas // placement.workers
+
+    @tf.function(reduce_retracing=True)
+    def total(numbers):
+        def in_replica(numbers):
             context = tf.distribute.get_replica_context()
             # A worker's first replica speaks for it.
-            if_first = context.replica_id_in_sync_group % own_replicas == 0
-            return context.all_reduce(
-                tf.distribute.ReduceOp.SUM,
-                [tf.where(if_first, value, tf.zeros_like(value)) for value in values],
-            )
+            speaks = context.replica_id_in_sync_group % own_replicas == 0
+            spoken = tf.where(speaks, numbers, tf.zeros_like(numbers))
+            return context.all_reduce(tf.distribute.ReduceOp.SUM, spoken)
 
-        results = strategy.run(in_replica, args=(values,))
-        return [strategy.experimental_local_results(result)[0] for result in results]
+        results = strategy.run(in_replica, args=(numbers,))
+        return strategy.experimental_local_results(results)[0]
 
-    return [value.numpy() for value in total([tf.constant(value) for value in values])]
+    return total
 
 
-def from_chief(placement: Placement, values: Sequence[np.ndarray]) -> list[np.ndarray]:
-    """The chief's arrays, of these shapes and types, on every worker."""
+def chief_says(placement: Placement, value: bool) -> bool:
+    """The chief's `value`, on every worker."""
     if placement.workers == 1:
-        return list(values)
-    # Integers travel as int64, which collective operations know.
-    sent = [value.astype(np.int64) if value.dtype.kind in "iub" else value for value in values]
-    if not placement.is_chief:
-        sent = [np.zeros_like(value) for value in sent]
-    received = summed(placement, sent)
-    return [value.astype(former.dtype) for value, former in zip(received, values)]
-
-
-def chief_says(placement: Placement, value: object) -> bool:
-    """The truth of the chief's `value`, on every worker."""
-    (answer,) = from_chief(placement, [np.array(bool(value))])
-    return bool(answer)
+        return value
+    return bool(summed(placement, np.array([value and placement.is_chief]))[0])
 
 
 def copy_from_chief(placement: Placement, state: Mapping[str, Sequence]) -> None:
@@ -300,9 +293,16 @@ def copy_from_chief(placement: Placement, state: Mapping[str, Sequence]) -> None
     if placement.workers == 1:
         return
     variables = [variable for owned in state.values() for variable in owned]
-    values = [np.array(keras.ops.convert_to_numpy(variable)) for variable in variables]
-    for variable, value in zip(variables, from_chief(placement, values)):
-        variable.assign(value)
+    values = [np.asarray(keras.ops.convert_to_numpy(variable)) for variable in variables]
+    # As one message of whole words, in which a sum with zeros changes no bit of any type.
+    message = b"".join(value.tobytes() for value in values)
+    words = np.frombuffer(message + bytes(-len(message) % 8), np.int64)
+    received = summed(placement, words if placement.is_chief else np.zeros_like(words)).tobytes()
+    first = 0
+    for variable, value in zip(variables, values):
+        its_own = received[first : first + value.nbytes]
+        variable.assign(np.frombuffer(its_own, value.dtype).reshape(value.shape))
+        first += value.nbytes
 
 
 def expect_same(placement: Placement, what: str, value: str) -> None:
@@ -316,7 +316,7 @@ def expect_same(placement: Placement, what: str, value: str) -> None:
     digest = int.from_bytes(hashlib.sha256(value.encode()).digest()[:7])
     digests = np.zeros(placement.workers, np.int64)
     digests[placement.worker] = digest
-    (digests,) = summed(placement, [digests])
+    digests = summed(placement, digests)
     others = [str(worker) for worker, each in enumerate(digests) if each != digests[0]]
     if others:
         raise UserError(

@@ -353,6 +353,12 @@ class GAN(keras.Model):
         optimizer.build(network.trainable_variables)
         return optimizer
 
+    def _maybe_symbolic_build(self, iterator=None, data_batch=None) -> None:
+        """Nothing: all is built by `__init__` and `compile`.
+
+        Under a strategy Keras takes a batch from the data for it, which training then never sees.
+        """
+
     @property
     def log_keys(self) -> tuple[str, ...]:
         """Names of what a step reports; accuracies are shares of the batch in [0, 1]."""
