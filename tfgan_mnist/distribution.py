@@ -15,6 +15,7 @@ import signal
 import socket
 import sys
 import threading
+import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple, NoReturn
 
@@ -24,18 +25,20 @@ import tensorflow as tf
 
 from tfgan_mnist.errors import Stopped, UserError, WorkerLost
 
+GREETING = b"tfgan-mnist\n"
 CONNECT_SECONDS = 2
+POLL_SECONDS = 0.2
 
-# What TensorFlow raises from a collective operation when the process at its other end is gone.
+# What TensorFlow raises from a collective operation when the process at its other end is gone, and
+# what the messages of other errors hold that have the same cause.
 PEER_ERRORS = (
     tf.errors.UnavailableError,
     tf.errors.AbortedError,
     tf.errors.CancelledError,
     tf.errors.DeadlineExceededError,
-    tf.errors.FailedPreconditionError,
-    tf.errors.InternalError,
-    tf.errors.InvalidArgumentError,
-    tf.errors.UnknownError,
+)
+PEER_MESSAGE = re.compile(
+    "(?i)collective ops is aborted|coordination ?service|incarnation|heartbeat"
 )
 
 
@@ -151,50 +154,95 @@ def _natural(text: str) -> list[tuple[str, int]]:
 
 def _join(cluster: Cluster, wait_seconds: float) -> Placement:
     """Connects with the other workers."""
+    _meet(cluster, wait_seconds)
     resolver = tf.distribute.cluster_resolver.SimpleClusterResolver(
         tf.train.ClusterSpec({"worker": cluster.addresses}),
         task_type="worker",
         task_id=cluster.worker,
         rpc_layer="grpc",
     )
-    done = threading.Event()
-    threading.Thread(target=_watch, args=(cluster, wait_seconds, done), daemon=True).start()
-    try:
-        with _peers(cluster.worker):
-            strategy = tf.distribute.MultiWorkerMirroredStrategy(cluster_resolver=resolver)
-            placement = Placement(strategy, len(cluster.addresses), cluster.worker)
-            # Its first message: after it everybody is known to be there.
-            summed(placement, np.zeros(1))
-    finally:
-        done.set()
+    # While TensorFlow connects no Python runs, not even a signal's handler: should a worker be lost
+    # just now, the system's own alarm ends this process, with a status that says "start me again".
+    signal.signal(signal.SIGALRM, signal.SIG_DFL)
+    signal.setitimer(signal.ITIMER_REAL, wait_seconds)
+    with _peers(cluster.worker):
+        strategy = tf.distribute.MultiWorkerMirroredStrategy(cluster_resolver=resolver)
+        placement = Placement(strategy, len(cluster.addresses), cluster.worker)
+        summed(placement, np.zeros(1))
+    signal.setitimer(signal.ITIMER_REAL, 0)
+    # TensorFlow's coordination has taken it for its own ends, and does nothing.
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
     return placement
 
 
-def _watch(cluster: Cluster, wait_seconds: float, done: threading.Event) -> None:
-    """Ends the process when workers have not come in time: TensorFlow's own wait cannot be ended.
+def _meet(cluster: Cluster, wait_seconds: float) -> None:
+    """Waits until this worker has greeted all others, and all others have greeted it.
 
-    TensorFlow would wait for an hour, and then not say for whom.
+    TensorFlow's own wait takes an hour, cannot be interrupted, and does not say for whom it is. It
+    would also take a process of an earlier start, which has not yet noticed its end, for a partner;
+    such a one does not know the greeting.
+
+    Raises:
+      WorkerLost: some have not come in time.
+      UserError: this machine does not let the worker listen on its port.
     """
-    if not done.wait(wait_seconds):
-        others = [each for each in enumerate(cluster.addresses) if each[0] != cluster.worker]
-        missing = [f"{number} ({address})" for number, address in others if not _answers(address)]
-        _exit(
-            WorkerLost(
-                f"worker {cluster.worker} has waited {wait_seconds:g} s for worker "
-                f"{', '.join(missing) or 'connections, though all ports answer'}. Start all "
-                "workers with the same list of addresses, open their ports to each other, or wait "
-                "longer (--wait_seconds)."
-            )
-        )
-
-
-def _answers(address: str) -> bool:
-    host, _, port = address.rpartition(":")
+    others = set(range(len(cluster.addresses))) - {cluster.worker}
+    greeted: set[int] = set()
+    greeters: set[int] = set()
+    _, _, port = cluster.addresses[cluster.worker].rpartition(":")
     try:
-        socket.create_connection((host, int(port)), timeout=CONNECT_SECONDS).close()
-    except (OSError, ValueError):
+        # Open until TensorFlow opens it in turn.
+        listening = socket.create_server(("", int(port)), backlog=len(cluster.addresses))
+    except (OSError, ValueError, OverflowError) as error:
+        raise UserError(
+            f"worker {cluster.worker}: expected to listen on port {port} of this machine, as the "
+            f"cluster's description says; received: {error}"
+        ) from error
+
+    def answer() -> None:
+        while True:
+            try:
+                connection, _ = listening.accept()
+            except OSError:  # shut down
+                return
+            with contextlib.suppress(OSError, ValueError), connection:
+                connection.settimeout(CONNECT_SECONDS)
+                greeter = int(connection.recv(16))
+                connection.sendall(GREETING)
+                greeters.add(greeter)
+
+    answering = threading.Thread(target=answer, daemon=True)
+    answering.start()
+    deadline = time.monotonic() + wait_seconds
+    try:
+        while True:
+            greeted |= {n for n in others - greeted if _greet(cluster, n)}
+            missing = sorted(others - (greeted & greeters))
+            if not missing:
+                return
+            if time.monotonic() > deadline:
+                names = ", ".join(f"{n} ({cluster.addresses[n]})" for n in missing)
+                raise WorkerLost(
+                    f"worker {cluster.worker} has waited {wait_seconds:g} s for worker {names}. "
+                    "Start all workers, with the same list of addresses; let their ports be open "
+                    "to each other; or wait longer with --wait_seconds."
+                )
+            time.sleep(POLL_SECONDS)
+    finally:
+        listening.shutdown(socket.SHUT_RDWR)  # wakes the thread, whose wait would keep the port
+        answering.join()
+        listening.close()
+
+
+def _greet(cluster: Cluster, other: int) -> bool:
+    """Whether worker `other` answers as one that is about to join."""
+    host, _, port = cluster.addresses[other].rpartition(":")
+    try:
+        with socket.create_connection((host, int(port)), timeout=CONNECT_SECONDS) as connection:
+            connection.sendall(str(cluster.worker).encode())
+            return connection.recv(len(GREETING)) == GREETING
+    except (OSError, ValueError, OverflowError):
         return False
-    return True
 
 
 def _exit(error: WorkerLost) -> NoReturn:
@@ -230,16 +278,20 @@ def _peers(worker: int, received: Sequence[int] = ()) -> Iterator[None]:
     """Ends the process with a message when another worker is lost in this block."""
     try:
         yield
-    except PEER_ERRORS as error:
+    except tf.errors.OpError as error:
+        message = error.message or ""
+        if not isinstance(error, PEER_ERRORS) and not PEER_MESSAGE.search(message):
+            raise
         if received:
             stopped = Stopped(received[0], f"worker {worker} stopped with the chief")
             print(stopped, file=sys.stderr, flush=True)  # noqa: T201
             os._exit(stopped.exit_status)
-        reason = (error.message or "no reason given").strip().splitlines()[0]
+        lost = sorted(set(re.findall(r"/task:(\d+)", message)) - {str(worker)})
         _exit(
             WorkerLost(
-                f"worker {worker} lost another one ({reason[:200]}). Start all workers again with "
-                "the same command and --run, and training goes on from its last checkpoint."
+                f"worker {worker} lost worker {' or '.join(lost) or '(unknown)'} and cannot go on. "
+                "Start all workers again: with --run and the same command as before, training goes "
+                f"on from its last checkpoint. ({type(error).__name__})"
             )
         )
 
@@ -303,6 +355,20 @@ def copy_from_chief(placement: Placement, state: Mapping[str, Sequence]) -> None
         its_own = received[first : first + value.nbytes]
         variable.assign(np.frombuffer(its_own, value.dtype).reshape(value.shape))
         first += value.nbytes
+
+
+def expect_same_state(placement: Placement, state: Mapping[str, Sequence]) -> None:
+    """Checks that all workers hold the same bits in these variables.
+
+    Raises:
+      RuntimeError: they do not; a bug, or a machine that computes wrongly.
+    """
+    values = (keras.ops.convert_to_numpy(each) for owned in state.values() for each in owned)
+    digest = hashlib.sha256(b"".join(value.tobytes() for value in values)).hexdigest()
+    try:
+        expect_same(placement, "weights", digest)
+    except UserError as error:
+        raise RuntimeError(str(error)) from error
 
 
 def expect_same(placement: Placement, what: str, value: str) -> None:

@@ -191,6 +191,9 @@ def _train(settings: Config, run: Path | None, placement: "Placement") -> Path:
                 fit(epoch, epoch + 1, remaining, [callbacks.KeepMetrics(model)])
                 epoch += 1
             fit(epoch, settings.epochs, settings.steps_per_epoch, at_the_end)
+            if placement.workers > 1:
+                distribution.expect_same_state(placement, model.training_state())
+                print(f"All {placement.workers} workers hold the same weights.")
             with files.publish(exported) as partial:
                 partial.write_text(str(publish.exported))
 
