@@ -87,7 +87,8 @@ def assert_same_run(run: Path, other: Path, **tolerance) -> None:
     assert one.pop("newest") == two.pop("newest")
     for name, value in one.items():
         np.testing.assert_allclose(value, two[name], err_msg=name, **tolerance)
-    logs = [list(csv.DictReader(open(each / "log.csv", newline=""))) for each in (run, other)]
+    texts = [(each / "log.csv").read_text() for each in (run, other)]
+    logs = [list(csv.DictReader(text.splitlines())) for text in texts]
     keys = [key for key in logs[0][0] if "second" not in key]
     assert len(keys) == 6
     for row, expected in zip(*logs, strict=True):
