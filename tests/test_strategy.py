@@ -186,7 +186,7 @@ def test_replicas_train_as_one_and_overflow_together(run_python):
         for a, b in zip(one.get_weights(), two.get_weights(), strict=True):
             np.testing.assert_allclose(a, b, rtol=1e-3, atol=2e-5)
 
-        # Replica 1 alone overflows, by one image that is far from [-1, 1].
+        # Replica 1 alone overflows, by images that are far from [-1, 1].
         keras.config.set_dtype_policy("mixed_float16")
         with mirrored.strategy.scope():
             half = build(settings, (8, 8, 1), 10)
@@ -194,8 +194,7 @@ def test_replicas_train_as_one_and_overflow_together(run_python):
         copies = mirrored.strategy.experimental_local_results
 
         def step(context):
-            images = np.zeros((4, 8, 8, 1), "float32")
-            images[0] += 1e30 * context.replica_id_in_sync_group
+            images = np.full((4, 8, 8, 1), 1e30 * context.replica_id_in_sync_group, "float32")
             return images, np.zeros(4, "int32")
 
         def scales(optimizer):
