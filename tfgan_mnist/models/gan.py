@@ -118,7 +118,7 @@ class Dropout(layers.Dropout):
 
 
 class RunningMeans(keras.metrics.Metric):
-    """Means over examples since the epoch began, one for each of `keys`.
+    """Means since the epoch began, one for each of `keys`.
 
     `keras.metrics.Mean` keeps apart what each replica has seen, so that all workers are needed to
     read it or save it. Here all hold the same: sums are taken over replicas as they come.
@@ -128,19 +128,21 @@ class RunningMeans(keras.metrics.Metric):
         super().__init__(name=name)
         self.keys = tuple(keys)
         self.total = keras.Variable(np.zeros(len(keys)), dtype="float32", trainable=False)
-        self.count = keras.Variable(0.0, dtype="float32", trainable=False)
+        self.count = keras.Variable(np.zeros(len(keys)), dtype="float32", trainable=False)
 
     def update_state(self, values: dict) -> None:
-        """Adds per-example values (B,) of this replica, by key."""
-        sums = [tf.reduce_sum(tf.cast(values[key], tf.float32)) for key in self.keys]
-        count = tf.cast(tf.shape(values[self.keys[0]])[0], tf.float32)
+        """Adds this replica's values of some keys: (B,) per example, or () per step."""
+        none = tf.zeros([0])
+        known = [tf.cast(values.get(key, none), tf.float32) for key in self.keys]
+        sums = [tf.reduce_sum(value) for value in known]
+        counts = [tf.cast(tf.size(value), tf.float32) for value in known]
         context = tf.distribute.get_replica_context()
-        over_replicas = context.all_reduce(tf.distribute.ReduceOp.SUM, tf.stack([*sums, count]))
-        self.total.assign_add(over_replicas[:-1])
-        self.count.assign_add(over_replicas[-1])
+        over_replicas = context.all_reduce(tf.distribute.ReduceOp.SUM, tf.stack([sums, counts]))
+        self.total.assign_add(over_replicas[0])
+        self.count.assign_add(over_replicas[1])
 
     def result(self) -> dict:
-        """Key -> mean."""
+        """Key -> mean; 0 for keys without values."""
         means = tf.unstack(tf.math.divide_no_nan(self.total.value, self.count.value))
         return dict(zip(self.keys, means))
 
@@ -504,9 +506,9 @@ class GAN(keras.Model):
         return numbers[first : first + num]
 
     def _track(self, logs: dict) -> dict:
-        """Adds per-example values (B,) to the running means, and returns the means."""
+        """Adds values, (B,) per example or () per step, to the running means; returns the means."""
         self.means.update_state(logs)
-        means = self.means.result()
+        means = {key: mean for key, mean in self.means.result().items() if key in logs}
         if isinstance(tf.distribute.get_strategy(), tf.distribute.MultiWorkerMirroredStrategy):
             # Keras takes the mean over axis 0 of what workers return, and a scalar has none
             # (keras-team/keras#20585).
