@@ -9,13 +9,15 @@ Measured: seconds per step with 1, 2 and 4 processes on this machine, each with 
 one global batch (the recipe's) or bring a batch each. Processes beyond the number of cores share
 these, and say nothing about scaling.
 
-Modelled: t(R) = compute + collectives * latency * 2 (R - 1) + 2 (R - 1) / R * bytes / bandwidth,
-a ring, nothing overlapped with computing: what an NCCL or gRPC ring takes at worst. The efficiency
-is compute / t(R) with a batch per replica that stays the same.
+Modelled: t(R) = compute + calls * latency * 2 log2(R) + 2 (R - 1) / R * bytes / bandwidth: what
+NCCL's trees take, with nothing overlapped with computing, and the tensors of a call sent as one
+message, as TensorFlow packs them. The efficiency is compute / t(R) with a batch per replica that
+stays the same.
 """
 
 import argparse
 import json
+import math
 import os
 import socket
 import statistics
@@ -31,7 +33,7 @@ PROCESSES = (1, 2, 4)
 REPLICAS = (8, 16, 64, 256, 1024)
 STEPS, WARM_UP = 30, 5
 BEGIN, END = "<!-- benchmarks.scaling -->", "<!-- end -->"
-# Name, bytes per second of a link, seconds per message, seconds of a step's compute on one replica.
+# Name, bytes per second of a link, seconds for a message to the next.
 NETWORKS = (
     ("GPUs of one machine, NVLink, 300 GB/s, 5 us", 300e9, 5e-6),
     ("hosts, 100 Gbit/s with RDMA, 10 us", 12.5e9, 10e-6),
@@ -41,7 +43,7 @@ COMPUTE_SECONDS = 0.005  # of a step on one replica; scale by your own
 
 
 def count() -> None:
-    """Prints, as JSON, the all-reductions of each model's step: (collectives, bytes)."""
+    """Prints, as JSON, the all-reductions of each model's step: (calls, bytes)."""
     cli.start_tensorflow()
     import tensorflow as tf
 
@@ -53,12 +55,11 @@ def count() -> None:
     placement = distribution.start("mirrored", 0)
     context_type = type(tf.distribute.get_replica_context()).__mro__[1]
     original = context_type.all_reduce
-    seen: list[int] = []
+    seen: list[int] = []  # bytes of each call
 
     def counted(self, reduce_op, value, options=None):
-        for tensor in tf.nest.flatten(value):
-            tensor = tf.convert_to_tensor(tensor)
-            seen.append(tensor.shape.num_elements() * tensor.dtype.size)
+        tensors = [tf.convert_to_tensor(each) for each in tf.nest.flatten(value)]
+        seen.append(sum(each.shape.num_elements() * each.dtype.size for each in tensors))
         return original(self, reduce_op, value, options)
 
     context_type.all_reduce = counted
@@ -155,7 +156,7 @@ def report(measure: bool) -> str:
     """The tables, as Markdown."""
     counts = json.loads(call("--count").communicate()[0].splitlines()[-1])
     lines = [
-        "| recipe | tensors all-reduced per step | KB per step | without synchronised batch norm |",
+        "| recipe | all-reductions per step | KB per step | without synchronised batch norm |",
         "|---|---|---|---|",
     ]
     for model in MODELS:
@@ -163,8 +164,8 @@ def report(measure: bool) -> str:
             counts[f"{model}/{synchronised}"] for synchronised in (True, False)
         )
         lines.append(
-            f"| `{model}` | {number} | {size / 1e3:,.0f} | {plain_number}, {plain_size / 1e3:,.0f} "
-            "KB |"
+            f"| `{model}` | {number} | {size / 1e3:,.0f} | {plain_number}; "
+            f"{plain_size / 1e3:,.0f} KB |"
         )
     if measure:
         cores = len(os.sched_getaffinity(0))
@@ -188,20 +189,23 @@ def report(measure: bool) -> str:
                 )
     lines += [
         "",
-        f"Modelled efficiency, a step's computing {COMPUTE_SECONDS * 1e3:g} ms per replica, a ring "
-        "without overlap:",
+        f"Modelled efficiency, computing {COMPUTE_SECONDS * 1e3:g} ms per step and replica, nothing "
+        "overlapped; in brackets without synchronised batch norm:",
         "",
         "| network | recipe | " + " | ".join(f"{number} replicas" for number in REPLICAS) + " |",
         "|---" * (len(REPLICAS) + 2) + "|",
     ]
     for network, bandwidth, latency in NETWORKS:
         for model in MODELS:
-            number, size = counts[f"{model}/True"]
             shares = []
             for replicas in REPLICAS:
-                trips = 2 * (replicas - 1)
-                talk = number * latency * trips + trips / replicas * size / bandwidth
-                shares.append(f"{COMPUTE_SECONDS / (COMPUTE_SECONDS + talk):.0%}")
+                both = []
+                for synchronised in (True, False):
+                    calls, size = counts[f"{model}/{synchronised}"]
+                    talk = calls * latency * 2 * math.log2(replicas)
+                    talk += 2 * (replicas - 1) / replicas * size / bandwidth
+                    both.append(COMPUTE_SECONDS / (COMPUTE_SECONDS + talk))
+                shares.append(f"{both[0]:.0%} ({both[1]:.0%})")
             lines.append(f"| {network} | `{model}` | " + " | ".join(shares) + " |")
     return "\n".join(lines)
 
