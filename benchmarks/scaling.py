@@ -189,8 +189,8 @@ def report(measure: bool) -> str:
                 )
     lines += [
         "",
-        f"Modelled efficiency, computing {COMPUTE_SECONDS * 1e3:g} ms per step and replica, nothing "
-        "overlapped; in brackets without synchronised batch norm:",
+        f"Modelled efficiency, computing {COMPUTE_SECONDS * 1e3:g} ms per step and replica, "
+        "nothing overlapped; in brackets without synchronised batch norm:",
         "",
         "| network | recipe | " + " | ".join(f"{number} replicas" for number in REPLICAS) + " |",
         "|---" * (len(REPLICAS) + 2) + "|",
