@@ -55,6 +55,6 @@ setup(
     extras_require={
         # TensorFlow 2.21 no longer brings it, and its tf.summary writes nothing without it.
         "tensorboard": ["tensorboard"],
-        "test": ["hypothesis", "mypy", "pytest>=8", "ruff", "scipy", "tensorboard"],
+        "test": ["hypothesis", "mypy", "pytest>=8", "pytest-xdist", "ruff", "scipy", "tensorboard"],
     },
 )
