@@ -292,8 +292,19 @@ class GAN(keras.Model):
 
     @property
     def log_keys(self) -> tuple[str, ...]:
-        """Names of what a step reports; accuracies are shares of the batch in [0, 1]."""
-        return ("d_loss", "g_loss", "d_real_accuracy", "d_fake_accuracy")
+        """Names of what a step reports.
+
+        Accuracies are shares of the batch in [0, 1]; gradient norms are Euclidean, over all weights
+        of a network, before the optimizer.
+        """
+        return (
+            "d_loss",
+            "g_loss",
+            "d_real_accuracy",
+            "d_fake_accuracy",
+            "d_gradient_norm",
+            "g_gradient_norm",
+        )
 
     @property
     def metrics(self) -> list[keras.metrics.Metric]:
@@ -330,8 +341,10 @@ class GAN(keras.Model):
             )
             scaled = self.d_optimizer.scale_loss(self._share_of_global_mean(per_example))
         variables = self.discriminator.trainable_variables
-        self.d_optimizer.apply_gradients(zip(tape.gradient(scaled, variables), variables))
-        return {"d_loss": per_example} | self._accuracies(real, fake, labels)
+        gradients = tape.gradient(scaled, variables)
+        self.d_optimizer.apply_gradients(zip(gradients, variables))
+        logs = {"d_loss": per_example, "d_gradient_norm": _norm(gradients, self.d_optimizer)}
+        return logs | self._accuracies(real, fake, labels)
 
     def _update_generator(self, g_tape, fakes, reals, labels) -> dict:
         """One update of G, whose forward pass to `fakes` is on `g_tape`; per-example logs (B,)."""
@@ -350,7 +363,7 @@ class GAN(keras.Model):
         variables = self.generator.trainable_variables
         gradients = g_tape.gradient(fakes, variables, output_gradients=upstream)
         self.g_optimizer.apply_gradients(zip(gradients, variables))
-        return {"g_loss": per_example}
+        return {"g_loss": per_example, "g_gradient_norm": _norm(gradients, self.g_optimizer)}
 
     def _penalty(self, reals, fakes, labels, draw):
         """The regularisers of D's loss, (B,)."""
@@ -421,10 +434,10 @@ class GAN(keras.Model):
         return numbers[first : first + num]
 
     def _track(self, logs: dict) -> dict:
-        """Adds per-example values (B,) to the running means, and returns the means."""
+        """Adds values, (B,) per example or () per step, to the running means; returns the means."""
         for key, values in logs.items():
             self.trackers[key].update_state(values)
-        return {key: tracker.result() for key, tracker in self.trackers.items()}
+        return {key: self.trackers[key].result() for key in logs}
 
     def _unpack(self, data) -> tuple:
         """`fit`'s batch -> (images, labels or None)."""
@@ -474,6 +487,24 @@ class GAN(keras.Model):
                 images[rows] = self._sample_batch(latents[rows], part)
         return images
 
+    def logits(self, images, labels=None) -> np.ndarray:
+        """What the discriminator says, in inference mode: > 0 is "real" where `zero_decides`.
+
+        Args:
+          images: (N, H, W, C) float32 in [-1, 1].
+          labels: (N,) integers, for conditional models.
+
+        Returns:
+          float32 (N,).
+        """
+        labels = self._check_labels(labels, len(images))
+        logits = np.empty(len(images), np.float32)
+        for first in range(0, len(images), SAMPLE_BATCH):
+            rows = slice(first, first + SAMPLE_BATCH)
+            part = None if labels is None else labels[rows]
+            logits[rows] = self._judge_batch(images[rows], part)
+        return logits
+
     def _check_labels(self, labels, num: int) -> np.ndarray | None:
         if self.num_classes is None:
             if labels is not None:
@@ -498,6 +529,10 @@ class GAN(keras.Model):
     @tf.function(reduce_retracing=True)
     def _sample_batch(self, latents, labels):
         return self.generate(latents, labels, training=False)
+
+    @tf.function(reduce_retracing=True)
+    def _judge_batch(self, images, labels):
+        return self.discriminate(images, labels, training=False).logits
 
     @contextlib.contextmanager
     def averaged_weights(self) -> Iterator[None]:
@@ -565,6 +600,20 @@ class GAN(keras.Model):
 
     def compile_from_config(self, config: dict) -> None:
         self.compile(**keras.saving.deserialize_keras_object(config))
+
+
+def _norm(gradients: list, optimizer: keras.optimizers.Optimizer):
+    """Norm () of the gradients of a scaled loss, as if it had not been scaled.
+
+    With several replicas each reports that of its own share of the batch. A step that is skipped,
+    since its float16 gradients overflowed, counts as 0: only the loss scale was too large.
+    """
+    replicas = tf.distribute.get_replica_context().num_replicas_in_sync
+    scale = optimizer.scale_loss(tf.ones([])) / replicas
+    norm = tf.linalg.global_norm(gradients) / scale
+    if isinstance(optimizer, keras.optimizers.LossScaleOptimizer):
+        norm = tf.where(tf.math.is_finite(norm), norm, 0.0)
+    return norm
 
 
 def _number(variable) -> int:
