@@ -295,7 +295,7 @@ def _describe(model: "GAN") -> dict[str, Any]:
 
 
 def export_run(run: Path, export_root: Path) -> Path:
-    """Exports the newest checkpoint of a run under `export_root/<model>/`; returns the version.
+    """Exports what a run has learnt under `export_root/<model>/`; returns the version.
 
     Raises:
       UserError: not a run folder, no readable checkpoint in it, or nothing can be written.

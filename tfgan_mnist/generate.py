@@ -62,7 +62,7 @@ class Plan(NamedTuple):
 
 
 def from_run(run: Path) -> Source:
-    """The newest checkpoint of a run.
+    """The checkpoint of a run with the best evaluation, or the newest without any.
 
     Raises:
       UserError: not a run folder, or no readable checkpoint in it.
