@@ -18,9 +18,10 @@ PACKAGE = ROOT / "tfgan_mnist"
 
 # Every module has its place. An import goes down, or to the left within its row.
 ROWS = (
-    "errors files cli config images latents losses metrics report runs",
+    "errors files cli config images latents losses metrics report runs curves comparison watch",
     "data runtime classifier models.gan models.dcgan models.cdcgan models __init__",
-    "checkpoints export callbacks",  # an exporter is a noun that the callback calls, and a verb
+    # An exporter is a noun that the callback calls, and a verb.
+    "scoring checkpoints export callbacks quality",
     "generate evaluate serve train_classifier",
     "train",
 )

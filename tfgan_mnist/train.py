@@ -7,6 +7,7 @@ from pathlib import Path
 from tfgan_mnist import cli, config, files, runs
 from tfgan_mnist.config import Config
 from tfgan_mnist.errors import UserError
+from tfgan_mnist.report import describe
 
 # A resumed run may be told these anew. All else is what it was, or it would be another run. With
 # more epochs the learning rates' decay is stretched, so that they jump up where the run goes on.
@@ -17,6 +18,7 @@ MAY_CHANGE_ON_RESUME = (
     "export_root",
     "epochs",
     "tensorboard",
+    "on_collapse",
 )
 
 
@@ -32,7 +34,7 @@ def train(settings: Config, run: Path | None = None) -> Path:
       Stopped: SIGTERM or Ctrl-C during training; the state is saved.
     """
     cli.start_tensorflow()
-    from tfgan_mnist import callbacks, checkpoints, data, models, runtime
+    from tfgan_mnist import callbacks, checkpoints, data, models, quality, runtime
 
     # Settle what must not change once there are variables.
     runtime.settle(settings.seed, settings.precision)
@@ -52,7 +54,12 @@ def train(settings: Config, run: Path | None = None) -> Path:
         num_classes=data_set.num_classes,
         num_images=len(data_set.train.images),
     )
-    full_pass = data.steps_per_epoch(data_set.train, settings.images_per_step)
+    num_held_out, judge = 0, None
+    if settings.epochs_per_evaluation:
+        num_held_out = quality.num_held_out(facts.num_images)
+        judge = _judge(settings, facts) if num_held_out else None
+    training, held_out = data.hold_out(data_set.train, num_held_out)
+    full_pass = data.steps_per_epoch(training, settings.images_per_step)
     settings = dataclasses.replace(
         settings,
         channels=facts.image_shape[-1],
@@ -90,20 +97,32 @@ def train(settings: Config, run: Path | None = None) -> Path:
 
         # What happens during training, in this order; a checkpoint says "this epoch is done".
         stop = callbacks.StopOnSignal(run)
+        evaluation = None
+        if judge:
+            evaluation = quality.Evaluation(
+                run,
+                judge,
+                held_out,
+                settings.epochs_per_evaluation,
+                last_epoch=settings.epochs,
+                first_epoch=epoch,
+            )
         during = [
-            callbacks.StopOnNonFinite(),
             callbacks.SampleGrid(run, settings.tensorboard),
             callbacks.Log(run, epoch, settings.images_per_step),
+            *([evaluation] if evaluation else []),
+            quality.CollapseWatch(run, settings.on_collapse, evaluation),
             *([callbacks.tensorboard(run)] if settings.tensorboard else []),
             callbacks.Checkpoint(run),
             stop,
         ]
+        report = quality.TestReport(run, data_set, judge, settings.data_dir)
         publish = callbacks.ExportSavedModel(Path(settings.export_root) / settings.model, run)
-        at_the_end = [callbacks.TestScores(run, data_set.test), publish, callbacks.Pictures(run)]
+        at_the_end = [quality.RestoreBest(run), report, publish, callbacks.Pictures(run)]
 
         def fit(first_epoch: int, epochs: int, steps: int, extra: list) -> None:
             batches = data.batches(
-                data_set.train,
+                training,
                 settings.images_per_step,
                 settings.seed,
                 first_step=model.steps_done,
@@ -129,11 +148,24 @@ def train(settings: Config, run: Path | None = None) -> Path:
             with files.publish(exported) as partial:
                 partial.write_text(str(publish.exported))
 
+    if report.told:
+        print(f"\n{describe(report.told)}")
     print(f"Samples:  {run / runs.SAMPLES} and {run / runs.GIF}")
     print(f"Log:      {run / runs.LOG} and {run / runs.CURVES}")
     print(f"Scores:   {run / runs.METRICS}")
     print(f"Exported: {publish.exported}")
     return run
+
+
+def _judge(settings: Config, facts: runs.DataFacts):
+    """The classifier of the data set, or None when there is none yet, which is said."""
+    from tfgan_mnist import classifier
+
+    try:
+        return classifier.load(settings.dataset, facts.image_shape, settings.data_dir)
+    except UserError as error:
+        print(f"Samples will not be judged: {error}")
+        return None
 
 
 def _expect_epochs_ahead(run: Path, settings: Config, steps_done: int) -> None:
