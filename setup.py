@@ -6,6 +6,8 @@ from pathlib import Path
 from setuptools import find_packages, setup
 
 ROOT = Path(__file__).parent
+LITERT = ["ai-edge-litert>=2.3"]
+ONNX = ["onnx", "onnxruntime", "tf2onnx>=1.17"]  # tf2onnx 1.17 works with NumPy 2
 
 
 def version() -> str:
@@ -53,8 +55,11 @@ setup(
         "tensorflow-datasets>=4.9.10",
     ],
     extras_require={
+        # The other formats of `python -m tfgan_mnist.export`.
+        "litert": LITERT,
+        "onnx": ONNX,
         # TensorFlow 2.21 no longer brings it, and its tf.summary writes nothing without it.
         "tensorboard": ["tensorboard"],
-        "test": ["hypothesis", "mypy", "pytest>=8", "ruff", "scipy", "tensorboard"],
+        "test": [*LITERT, *ONNX, "hypothesis", "mypy", "pytest>=8", "ruff", "scipy", "tensorboard"],
     },
 )

@@ -20,7 +20,8 @@ PACKAGE = ROOT / "tfgan_mnist"
 ROWS = (
     "errors files cli config images latents losses metrics report runs",
     "data runtime classifier models.gan models.dcgan models.cdcgan models __init__",
-    "checkpoints export callbacks",  # an exporter is a noun that the callback calls, and a verb
+    # An exporter is a noun that the callback calls, and a verb.
+    "formats checkpoints export callbacks",
     "generate evaluate serve train_classifier",
     "train",
 )
