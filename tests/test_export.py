@@ -8,43 +8,13 @@ import numpy as np
 import pytest
 import tensorflow as tf
 from cpp_session import CppSession
+from tiny_models import FACTS, MODELS, NUM_CLASSES, labels_for, passing_through, settings_of, tiny
 
-from tfgan_mnist import checkpoints, cli, config, export, files, models, runs
+from tfgan_mnist import checkpoints, cli, export, files, runs
 from tfgan_mnist.errors import UserError
 
-MODELS = ("gan", "dcgan", "cdcgan")
-NUM_CLASSES = 10
-FACTS = runs.DataFacts(image_shape=(8, 8, 3), num_classes=NUM_CLASSES, num_images=64)
 ARCHIVE = type(keras.export.ExportArchive())  # of this backend
 SIGNATURES = ("serving_default", "sample", "png")
-
-
-def settings_of(name):
-    """The recipe of a model, made tiny."""
-    widths = {"g_hidden_widths": (8,), "d_hidden_widths": (4,)} if name == "gan" else {"width": 2}
-    sizes = {"latent_dim": 4, "image_size": 8, "steps_per_epoch": 1}
-    return config.resolve({"model": name, **sizes, **widths})
-
-
-def tiny(name):
-    """A compiled model whose weights and batch statistics are all different from their initials."""
-    model = models.build(settings_of(name), FACTS.image_shape, NUM_CLASSES)
-    random = np.random.default_rng(0)
-    for variable in model.generator.variables:
-        values = random.normal(0, 0.5, variable.shape)
-        variable.assign(abs(values) if variable.name == "moving_variance" else values)
-    return model
-
-
-def passing_through(image_shape=(8, 8, 1)):
-    """A model that shows its latents: quick to export."""
-    latents = keras.Input((np.prod(image_shape),))
-    generator = keras.Model(latents, keras.layers.Reshape(image_shape)(latents))
-    return models.GAN(generator, models.gan.mlp_discriminator(image_shape, (4,)))
-
-
-def labels_for(model, num):
-    return {"labels": np.arange(num) % NUM_CLASSES} if model.num_classes else {}
 
 
 @pytest.fixture(scope="module", params=MODELS)
