@@ -8,6 +8,7 @@ from setuptools import find_packages, setup
 ROOT = Path(__file__).parent
 LITERT = ["ai-edge-litert>=2.3"]
 ONNX = ["onnx", "onnxruntime", "tf2onnx>=1.17"]  # tf2onnx 1.17 works with NumPy 2
+SERVE = ["grpcio", "httptools", "orjson", "tensorflow-serving-api>=2.21", "uvicorn"]
 
 
 def version() -> str:
@@ -58,8 +59,13 @@ setup(
         # The other formats of `python -m tfgan_mnist.export`.
         "litert": LITERT,
         "onnx": ONNX,
+        # serving/protos.py tells what of tensorflow-serving-api is used, and what it lacks.
+        "serve": SERVE,
         # TensorFlow 2.21 no longer brings it, and its tf.summary writes nothing without it.
         "tensorboard": ["tensorboard"],
-        "test": [*LITERT, *ONNX, "hypothesis", "mypy", "pytest>=8", "ruff", "scipy", "tensorboard"],
+        "test": [
+            *("hypothesis", "mypy", "pytest>=8", "ruff", "scipy", "tensorboard"),
+            *(LITERT + ONNX + SERVE),
+        ],
     },
 )
