@@ -3,6 +3,7 @@
 A SavedModel is a folder, `saved_models/dcgan/3/`: a version under its base path.
 
 saved_model.pb, variables/   the generator in float32, with the averaged weights where there are any
+assets.extra/                requests that a server runs before the version goes live (warm-up)
 model_card.json              what the model is, what it was trained on, how, and how it is called
 
 Its signatures, with labels for conditional models only; every tensor has the batch B in front:
@@ -32,6 +33,7 @@ import numpy as np
 from tfgan_mnist import __version__, cli, files, formats, latents, runs
 from tfgan_mnist.config import Config
 from tfgan_mnist.errors import UserError
+from tfgan_mnist.serving import protos
 
 if TYPE_CHECKING:
     from tfgan_mnist.models import GAN
@@ -40,6 +42,7 @@ CARD = "model_card.json"
 SAVED_MODEL = "saved_model"  # the format that is a folder; the others are those of `formats`
 LICENCE = "Apache-2.0"
 CHECKED_ROWS = 16
+WARMUP_ROWS = 4
 TOLERANCE = 1e-5  # of images in [0, 1], between Keras and what was written
 
 # Settings that say where things were on the machine of the training, which is nobody's business.
@@ -167,7 +170,7 @@ def _publish_file(path: Path, format_name: str, generate: Callable, card: dict[s
     formats.expect_packages(format_name)
     latent_dim, num_classes = card["latent_dim"], card["num_classes"]
     content = formats.convert(format_name, generate, latent_dim, num_classes, card)
-    request = _request(latent_dim, num_classes, ("latents", "labels"))
+    request = _request(latent_dim, num_classes, ["latents", "labels"], CHECKED_ROWS)
     _compare(formats.run(format_name, content, request), _by_keras(generate, request), format_name)
     with files.publish(path) as partial:
         partial.write_bytes(content)
@@ -209,11 +212,23 @@ def _write(model: "GAN", folder: Path, card: dict[str, Any]) -> None:
         archive.add_endpoint(name, endpoint, inputs)
     try:
         archive.write_out(folder, verbose=False)
+        _write_warmup(folder, _requests(model, endpoints, WARMUP_ROWS))
     except tf.errors.OpError as error:
         reason = error.message.rpartition(";")[2].strip()  # after operations and temporary names
         raise UserError(f"{folder.parent}: cannot write an export: {reason}") from error
     _check(model, folder, endpoints)
     (folder / CARD).write_text(json.dumps(_describe(model) | card, indent=2) + "\n")
+
+
+def _write_warmup(folder: Path, requests: dict[str, dict]) -> None:
+    """Writes what a server is to run before the version goes live: its first calls are slow."""
+    import tensorflow as tf
+
+    path = folder / protos.WARMUP
+    path.parent.mkdir()
+    with tf.io.TFRecordWriter(str(path)) as writer:
+        for name, request in requests.items():
+            writer.write(protos.warmup_record(name, request))
 
 
 def _in_float32(model: "GAN") -> "GAN":
@@ -297,10 +312,7 @@ def _check(model: "GAN", folder: Path, endpoints: dict[str, tuple]) -> None:
     Raises:
       RuntimeError: images differ by more than TOLERANCE, or are NaN.
     """
-    requests = {
-        name: _request(model.latent_dim, model.num_classes, [spec.name for spec in inputs])
-        for name, (_, inputs) in endpoints.items()
-    }
+    requests = _requests(model, endpoints, CHECKED_ROWS)
     answers = _serve(folder, requests)
     for name, (endpoint, _) in endpoints.items():
         # Where Keras's pixel is rounded up, the other may just be rounded down.
@@ -309,8 +321,16 @@ def _check(model: "GAN", folder: Path, endpoints: dict[str, tuple]) -> None:
         _compare(_images(answers[name]), expected, f"signature {name!r}", tolerance)
 
 
-def _request(latent_dim: int, num_classes: int | None, names, rows: int = CHECKED_ROWS) -> dict:
-    """Inputs by name, those of `names` that the model takes, with `rows` rows."""
+def _requests(model: "GAN", endpoints: dict[str, tuple], rows: int) -> dict[str, dict]:
+    """Signature name -> inputs by name, of `rows` rows."""
+    return {
+        name: _request(model.latent_dim, model.num_classes, [spec.name for spec in inputs], rows)
+        for name, (_, inputs) in endpoints.items()
+    }
+
+
+def _request(latent_dim: int, num_classes: int | None, names: list[str], rows: int) -> dict:
+    """Inputs by name, those of `names` that the model takes."""
     numbers = np.arange(rows, dtype=np.int32)
     values = {"latents": latents.draw(rows, latent_dim, seed=0), "seed": numbers}
     if num_classes:
