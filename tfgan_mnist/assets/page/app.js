@@ -10,7 +10,7 @@ const MODELS = ["cdcgan", "dcgan", "gan"];
 const ANOTHER = ""; // the choice that asks for a name
 const MOST_IMAGES = 100; // of one request
 const WIDEST_GRID = 10; // columns, for models that write no words
-const SHOWN_PIXELS = 640; // up to which the drawing is enlarged
+const SHOWN_PIXELS = 704; // up to which the drawing is enlarged
 const PNG_SCALE = 4;
 
 const element = Object.fromEntries(
@@ -84,6 +84,7 @@ async function update() {
   if (current) {
     return;
   }
+  element.drawing.ariaBusy = "true";
   while (stale) {
     stale = false;
     current = new AbortController();
@@ -97,6 +98,7 @@ async function update() {
     }
     current = null;
   }
+  element.drawing.ariaBusy = "false";
 }
 
 async function show(signal) {
@@ -142,7 +144,8 @@ async function show(signal) {
   element.status.textContent =
     `${images.length} ${images.length === 1 ? "image" : "images"} drawn ` +
     `${inBrowser() ? "in this browser" : "by the server"} in ${(1000 * seconds).toFixed(0)} ms`;
-  whenDrawn(images);
+  // The numbers behind the pixels, for the tests and the curious.
+  document.dispatchEvent(new CustomEvent("drawn", { detail: images }));
 }
 
 /** Shows an error, or that there is none. */
@@ -161,11 +164,6 @@ function tell(error) {
   }
 }
 
-/** For the tests, which compare what server and browser draw. */
-function whenDrawn(images) {
-  document.dispatchEvent(new CustomEvent("drawn", { detail: images }));
-}
-
 function whenIdle(action) {
   if (!navigator.connection?.saveData) {
     (window.requestIdleCallback ?? setTimeout)(action);
@@ -178,6 +176,7 @@ function whenIdle(action) {
 function change() {
   element["another-field"].hidden = element.model.value !== ANOTHER;
   facts = null;
+  element.status.textContent = inBrowser() ? "Loading the model…" : "Asking the server…";
   current?.abort();
   update();
 }

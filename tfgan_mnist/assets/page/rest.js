@@ -77,7 +77,8 @@ export function bySeed(seeds, labels) {
 
 /** The request that draws a row per latent. */
 export function byLatents(latents, labels) {
-  const rows = latents.map((latent) => Array.from(latent));
+  // Nine digits are what a float32 needs; its value as a double would be written with seventeen.
+  const rows = latents.map((latent) => Array.from(latent, (value) => Number(value.toPrecision(9))));
   return { inputs: labels ? { latents: rows, labels } : { latents: rows } };
 }
 
