@@ -15,6 +15,7 @@ import shlex
 import shutil
 import subprocess
 import threading
+import urllib.error
 import urllib.request
 from pathlib import Path
 
@@ -71,6 +72,21 @@ def test_nothing_is_loaded_from_elsewhere():
     assert len(ids) == len(set(ids))
     used = set(re.findall(r'element(?:\.(\w+)|\["([\w-]+)"\])', texts["app.js"]))
     assert {a or b for a, b in used} <= set(ids)
+
+
+def test_the_server_gives_what_the_page_needs(server):
+    def get(path):
+        with urllib.request.urlopen(server + path) as response:
+            return response.headers["Content-Type"], response.read()
+
+    kind, body = get("")
+    assert kind.startswith("text/html")
+    assert body == (PAGE / "index.html").read_bytes()
+    assert get("app.js")[0].startswith("text/javascript")
+    assert get("onnx/gan.onnx")[1] == (EXPORTS / "gan" / "1.onnx").read_bytes()
+    with pytest.raises(urllib.error.HTTPError, match="404") as refused:
+        get("onnx/nope.onnx")
+    assert json.load(refused.value)["error"]
 
 
 # The click-through
