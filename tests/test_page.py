@@ -130,13 +130,20 @@ class Visit:
         self.urls, self.faults = [], []
         self.page.on("request", lambda request: self.urls.append(request.url))
         self.page.on("pageerror", lambda error: self.faults.append(str(error)))
+        self.page.on("console", self._hear)
         self.page.add_init_script(
             "window.drawings = [];"
-            "document.addEventListener('drawn', (event) => window.drawings.push(event.detail));"
+            "document.addEventListener('drawn', (event) => {"
+            "  document.documentElement.dataset.drawings = window.drawings.push(event.detail);"
+            "});"
         )
         if before:
             before(self.page)
         self.page.goto(url)
+
+    def _hear(self, message):
+        if message.type == "error" and "Content Security Policy" in message.text:
+            self.faults.append(message.text)
 
     def field(self, label):
         return self.page.get_by_label(label, exact=True)
@@ -146,7 +153,8 @@ class Visit:
         seen = self.page.evaluate("window.drawings.length") if action else 0
         if action:
             action()
-        self.page.wait_for_function(f"window.drawings.length > {seen}")
+        # By a selector: the page's policy forbids the evaluation of conditions inside it.
+        self.page.wait_for_selector(f"html[data-drawings]:not([data-drawings='{seen}'])")
         self.page.wait_for_selector("[aria-busy=false]")
         assert self.page.get_by_role("alert").count() == 0, self.page.text_content("#alert")
         return np.array(self.page.evaluate("window.drawings.at(-1)"), np.float32)
@@ -288,7 +296,12 @@ def no_onnx(page):
 @pytest.mark.parametrize(
     ("before", "field", "value", "message"),
     [
-        (busy, None, None, "The server is busy: the queue is full. Try again in a moment."),
+        (
+            busy,
+            None,
+            None,
+            "The server is busy; try again in a moment. It says: the queue is full.",
+        ),
         (a_page, None, None, "502 with something else than JSON"),
         (
             no_onnx,

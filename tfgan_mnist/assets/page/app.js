@@ -150,10 +150,11 @@ async function show(signal) {
 
 /** Shows an error, or that there is none. */
 function tell(error) {
+  let text = error ? error.message : "";
   if (error && !(error instanceof Failure)) {
     console.error(error);
+    text = `Something went wrong: ${text}`;
   }
-  const text = error ? error.message : "";
   if (element.alert.textContent !== text) {
     element.alert.textContent = text; // once: a screen reader says it each time
   }

@@ -18,8 +18,8 @@ export class Server {
       return null;
     }
     const answer = await content(response);
-    const { inputs } = answer.metadata.signature_def.signature_def.serving_default;
-    if (!inputs.latents) {
+    const inputs = answer.metadata.signature_def.signature_def.serving_default?.inputs;
+    if (!inputs?.latents) {
       throw new Failure(`${model}: expected a generator with an input “latents”.`);
     }
     const [, width] = inputs.latents.tensor_shape.dim;
@@ -97,8 +97,9 @@ async function content(response) {
   if (response.ok) {
     return answer;
   }
+  const reason = answer.error ?? response.statusText;
   if (response.status === 429 || response.status === 503) {
-    throw new Failure(`The server is busy: ${answer.error} Try again in a moment.`);
+    throw new Failure(`The server is busy; try again in a moment. It says: ${reason}`);
   }
-  throw new Failure(`The server refuses (${response.status}): ${answer.error}`);
+  throw new Failure(`The server refuses (${response.status}): ${reason}`);
 }
