@@ -76,8 +76,7 @@ def of_saved_model(
     Raises:
       UserError: no export there, or one without a model card that tells its data.
     """
-    versions = {} if (path / "saved_model.pb").exists() else export.versions(path)
-    folder = versions[max(versions)] if versions else path
+    folder = export.find_version(path)
     make = functools.partial(_generated, generate.from_saved_model(folder), num, seed)
     try:
         card = json.loads((folder / export.CARD).read_text())

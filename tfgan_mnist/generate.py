@@ -84,13 +84,7 @@ def from_saved_model(path: Path) -> Source:
     Raises:
       UserError: no SavedModel there, a damaged one, or one without our signatures.
     """
-    found = {0: path} if (path / "saved_model.pb").exists() else export.versions(path)
-    if not found:
-        raise UserError(
-            f"{path}: expected the folder of a SavedModel, or one of numbered versions; "
-            "python -m tfgan_mnist.export makes them from runs"
-        )
-    folder = found[max(found)]
+    folder = export.find_version(path)
     cli.start_tensorflow()
     import tensorflow as tf
 
