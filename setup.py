@@ -6,6 +6,7 @@ from pathlib import Path
 from setuptools import find_packages, setup
 
 ROOT = Path(__file__).parent
+SERVE = ["grpcio", "httptools", "orjson", "tensorflow-serving-api>=2.21", "uvicorn"]
 
 
 def version() -> str:
@@ -53,8 +54,10 @@ setup(
         "tensorflow-datasets>=4.9.10",
     ],
     extras_require={
+        # serving/protos.py tells what of tensorflow-serving-api is used, and what it lacks.
+        "serve": SERVE,
         # TensorFlow 2.21 no longer brings it, and its tf.summary writes nothing without it.
         "tensorboard": ["tensorboard"],
-        "test": ["hypothesis", "mypy", "pytest>=8", "ruff", "scipy", "tensorboard"],
+        "test": ["hypothesis", "mypy", "pytest>=8", "ruff", "scipy", "tensorboard", *SERVE],
     },
 )
