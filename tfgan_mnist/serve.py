@@ -38,7 +38,10 @@ def start(settings: Settings, free_ports: bool = False) -> "Server":
 
 def main(arguments) -> None:
     settings = Settings(**vars(arguments))
-    logging.basicConfig(format="%(message)s")
+    log = logging.getLogger("tfgan_mnist")
+    log.addHandler(logging.StreamHandler())  # absl's is for TensorFlow's own
+    log.setLevel(logging.INFO)
+    log.propagate = False
     # From here on, so that a signal that comes while models are loaded is not lost.
     stopped = threading.Event()
     for number in (signal.SIGTERM, signal.SIGINT):

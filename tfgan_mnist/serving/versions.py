@@ -68,7 +68,7 @@ class Version:
 
                 self._batchers[name] = Batcher(run, bounds, f"{self.model}-{self.number}-{name}")
         self.state = State.AVAILABLE
-        log.warning("%s version %d is served", self.model, self.number)
+        log.info("%s version %d is served", self.model, self.number)
 
     @property
     def signatures(self) -> dict:
@@ -130,7 +130,7 @@ class Version:
         self._saved_model.close()
         self._saved_model = None
         self.state = State.END
-        log.warning("%s version %d is unloaded", self.model, self.number)
+        log.info("%s version %d is unloaded", self.model, self.number)
 
 
 class Model:
