@@ -7,6 +7,7 @@ answer must have a status of 4xx and say why in JSON, or come from a valid reque
 import gzip
 import json
 import random
+import re
 import socket
 import threading
 import time
@@ -254,21 +255,17 @@ def exchange(port: int, request: Request) -> str:
 
 
 def read_answer(connection: socket.socket) -> bytes:
-    answer = b""
-    while True:
-        head, found, body = answer.partition(b"\r\n\r\n")
-        if found:
-            lengths = [
-                int(line.partition(b":")[2])
-                for line in head.split(b"\r\n")
-                if line.lower().startswith(b"content-length:")
-            ]
-            if lengths and len(body) >= lengths[0]:
-                return answer
-        received = connection.recv(1 << 16)
+    """Reads to the end that the head announces, or to that of the connection."""
+    answer, end = bytearray(), None
+    while end is None or len(answer) < end:
+        received = connection.recv(1 << 20)
         if not received:
-            return answer
+            break
         answer += received
+        if end is None and (head := answer.find(b"\r\n\r\n")) >= 0:
+            lengths = re.findall(rb"(?im)^content-length: *(\d+)", answer[:head])
+            end = head + 4 + int(lengths[0]) if lengths else None
+    return bytes(answer)
 
 
 def judge(answer: bytes, request: Request) -> str:

@@ -87,17 +87,16 @@ def rest_sender(port: int, model: str, form: str, batch: int, seed: int):
     """A function that sends a request and waits for its answer."""
     columns = {name: array.tolist() for name, array in inputs_of(model, batch, seed).items()}
     rows = [dict(zip(columns, row)) for row in zip(*columns.values())]
-    body = json.dumps({"signature_name": {"json": "sample"}.get(form, form), "instances": rows})
-    connection = http.client.HTTPConnection("127.0.0.1", port)
-    connection.connect()
-    connection.sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+    document = {"signature_name": {"json": "sample"}.get(form, form), "instances": rows}
+    content = malformed.post(model, json.dumps(document).encode())
+    connection = socket.create_connection(("127.0.0.1", port), 60)
+    connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
 
     def send() -> None:
-        connection.request("POST", f"/v1/models/{model}:predict", body)
-        answer = connection.getresponse()
-        content = answer.read()
-        if answer.status != 200:
-            raise RuntimeError(f"status {answer.status}: {content[:200]!r}")
+        connection.sendall(content)
+        answer = malformed.read_answer(connection)
+        if not answer.startswith(b"HTTP/1.1 200"):
+            raise RuntimeError(f"not answered: {answer[:300]!r}")
 
     return send
 

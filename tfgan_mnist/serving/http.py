@@ -37,6 +37,9 @@ class BoundedProtocol(HttpToolsProtocol):
 
     def connection_made(self, transport: Any) -> None:
         super().connection_made(transport)
+        # An answer's head and body are written separately, and asyncio sees to this for sockets
+        # of its own making only; the body would wait 40 ms for the head's acknowledgement.
+        transport.get_extra_info("socket").setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         self.waiting_since = time.monotonic()  # for a request, or for its answer to be fetched
         self.head_bytes = 0  # of the present request: all but its body
         self.in_message = False
