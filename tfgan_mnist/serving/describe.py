@@ -2,20 +2,10 @@
 
 from typing import Any
 
-import tensorflow as tf
 from google.protobuf import json_format
 from tensorflow_serving.apis import get_model_metadata_pb2, get_model_status_pb2
 
 from tfgan_mnist.serving.versions import Version
-
-# TensorFlow Serving's names of those types that TensorFlow calls by another.
-DTYPE_NAMES = {"float32": "float", "float64": "double", "float16": "half"}
-
-
-def dtypes(signature: Any) -> dict[str, str]:
-    """Input name -> type of a SignatureDef, as `json_tensor` takes it."""
-    names = {name: tf.as_dtype(info.dtype).name for name, info in signature.inputs.items()}
-    return {name: DTYPE_NAMES.get(dtype, dtype) for name, dtype in names.items()}
 
 
 def status(versions: list[Version]) -> Any:

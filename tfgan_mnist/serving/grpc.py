@@ -88,7 +88,7 @@ class PredictionService(prediction_service_pb2_grpc.PredictionServiceServicer):
             response = predict_pb2.PredictResponse()
             for name, array in outputs.items():
                 # As content, not as a list of floats: numbers of either form are read alike.
-                dtype = version.signature(signature_name).outputs[name].dtype
+                dtype = version.signatures[signature_name].outputs[name].dtype
                 response.outputs[name].CopyFrom(tf.make_tensor_proto(array, dtype))
             response.model_spec.name = spec.name
             response.model_spec.version.value = version.number
@@ -132,7 +132,7 @@ def _which(request: Any) -> tuple[str, int | None, str | None]:
 
 
 def _output_names(version: Version, signature_name: str, wanted: Any) -> tuple[str, ...]:
-    outputs = version.signature(signature_name).outputs
+    outputs = version.signatures[signature_name].outputs
     for name in wanted:
         if name not in outputs:
             raise invalid(f"output tensor alias not found in signature: {name}")

@@ -28,14 +28,14 @@ class Page:
     gzipped: bool
 
 
-def find(url_path: str, folder: Path = FOLDER) -> Page | None:
+def find(url_path: str) -> Page | None:
     """The file for a path such as `/` or `/app.js`; None where there is none.
 
     A file may be there as `app.js.gz` only, which every browser inflates. Nothing outside the
     folder is found, through `..` or a link.
     """
     name = url_path.removeprefix("/") or "index.html"
-    root = folder.resolve()
+    root = FOLDER.resolve()
     for path, gzipped in ((root / name, False), (root / f"{name}.gz", True)):
         try:
             path = path.resolve()

@@ -222,7 +222,10 @@ def _parse(body: bytes, version: Any) -> tuple[str, json_tensor.Tensors, bool]:
     """Signature name, inputs and whether they were in row format."""
     document = json_tensor.parse(body)
     name = json_tensor.signature_name(document) or DEFAULT_SIGNATURE
-    inputs, rows = json_tensor.tensors(document, describe.dtypes(version.signature(name)))
+    dtypes = {key: spec.dtype for key, spec in version.inputs(name).items()}
+    if not dtypes:
+        raise invalid(f"Failed to get input map for signature: {name}")
+    inputs, rows = json_tensor.tensors(document, dtypes)
     return name, inputs, rows
 
 

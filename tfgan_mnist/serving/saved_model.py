@@ -5,9 +5,9 @@
 
 import contextlib
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import tensorflow as tf
@@ -16,6 +16,9 @@ from tensorflow.core.protobuf import error_codes_pb2
 from tfgan_mnist.serving.errors import RequestError, invalid
 
 MAX_MESSAGE = 1000  # characters of TensorFlow's, which may hold a whole tensor
+
+# TensorFlow Serving's names of those types that TensorFlow calls by another.
+DTYPE_NAMES = {"float32": "float", "float64": "double", "float16": "half"}
 
 
 class SavedModel:
@@ -49,6 +52,7 @@ class SavedModel:
             self._session.close()
             raise
         self.signatures = dict(meta_graph.signature_def)  # name -> SignatureDef
+        self.specs = {name: specs(definition) for name, definition in self.signatures.items()}
         self._callables: dict[tuple, tuple[Callable, list[str]]] = {}
         self._lock = threading.Lock()
 
@@ -92,34 +96,56 @@ class SavedModel:
         self._session.close()
 
 
-def check(signature: Any, inputs: dict[str, np.ndarray]) -> None:
-    """Compares inputs with a SignatureDef, by name, type and shape.
+class Spec(NamedTuple):
+    """What an input of a signature must be."""
+
+    dtype: str  # TensorFlow Serving's name of it: float, half, int32, string...
+    array_dtype: Any  # NumPy's
+    shape: tuple[int, ...] | None  # -1: any size; None: any number of dimensions
+
+
+def specs(signature: Any) -> dict[str, Spec]:
+    """Input name -> what it must be, of a SignatureDef."""
+    found = {}
+    for name, info in signature.inputs.items():
+        dtype = tf.as_dtype(info.dtype)
+        shape = None
+        if not info.tensor_shape.unknown_rank:
+            shape = tuple(dim.size for dim in info.tensor_shape.dim)
+        found[name] = Spec(
+            DTYPE_NAMES.get(dtype.name, dtype.name), np.dtype(dtype.as_numpy_dtype), shape
+        )
+    return found
+
+
+def check(wanted: dict[str, Spec], inputs: dict[str, np.ndarray]) -> None:
+    """Compares inputs with those that a signature wants, by name, type and shape.
 
     A session would find out too, but in the midst of a batch with other requests.
 
     Raises:
       RequestError: they differ.
     """
-    given, wanted = set(inputs), set(signature.inputs)
-    if given != wanted:
+    if inputs.keys() != wanted.keys():
+        given, names = inputs.keys(), wanted.keys()
         raise invalid(
-            f"input size does not match signature: {len(given)}!={len(wanted)} len({_names(given)})"
-            f" != len({_names(wanted)}). Sent extra: {_names(given - wanted)}. "
-            f"Missing but required: {_names(wanted - given)}."
+            f"input size does not match signature: {len(given)}!={len(names)} len({_names(given)})"
+            f" != len({_names(names)}). Sent extra: {_names(given - names)}. "
+            f"Missing but required: {_names(names - given)}."
         )
-    for name, info in signature.inputs.items():
-        array, dtype = inputs[name], tf.as_dtype(info.dtype)
-        received = tf.string if array.dtype == object else tf.as_dtype(array.dtype)
-        if received != dtype:
-            raise invalid(f"{name}: expected {dtype.name}; received {received.name}")
-        if info.tensor_shape.unknown_rank:
+    for name, spec in wanted.items():
+        array = inputs[name]
+        if array.dtype != spec.array_dtype:
+            raise invalid(f"{name}: expected {spec.dtype}; received {array.dtype}")
+        if spec.shape is None:
             continue
-        sizes = [dim.size for dim in info.tensor_shape.dim]
-        fits = array.ndim == len(sizes) and all(
-            size in (-1, given_size) for size, given_size in zip(sizes, array.shape)
+        fits = array.ndim == len(spec.shape) and all(
+            size in (-1, given_size) for size, given_size in zip(spec.shape, array.shape)
         )
         if not fits:
-            raise invalid(f"{name}: expected shape {sizes}; received {list(array.shape)}")
+            raise invalid(
+                f"{name}: expected shape {list(spec.shape)}; received {list(array.shape)}"
+            )
 
 
 @contextlib.contextmanager
@@ -134,7 +160,7 @@ def _without_advice() -> Iterator[None]:
         logger.setLevel(level)
 
 
-def _names(names: set[str]) -> str:
+def _names(names: Iterable[str]) -> str:
     return "{" + ",".join(sorted(names)) + "}"
 
 

@@ -50,9 +50,9 @@ class Version:
             self._saved_model = saved_model.SavedModel(self.folder)
             if warm_up:
                 for signature, inputs in protos.read_warmup(self.folder):
-                    definition = self.signature(signature)
-                    saved_model.check(definition, inputs)
-                    self._saved_model.run(signature, inputs, tuple(sorted(definition.outputs)))
+                    saved_model.check(self.inputs(signature), inputs)
+                    outputs = tuple(sorted(self.signatures[signature].outputs))
+                    self._saved_model.run(signature, inputs, outputs)
         except Exception as error:  # whatever it is, the other versions are served on
             if self._saved_model:
                 self._saved_model.close()
@@ -76,19 +76,17 @@ class Version:
         assert self._saved_model
         return self._saved_model.signatures
 
-    def signature(self, name: str):
-        """The SignatureDef of a name; "" is the default one.
+    def inputs(self, signature: str) -> dict[str, saved_model.Spec]:
+        """Input name -> what it must be, of a signature.
 
         Raises:
-          RequestError: there is none.
+          RequestError: there is no such signature.
         """
-        name = name or DEFAULT_SIGNATURE
-        if name not in self.signatures:
-            raise RequestError(
-                "FAILED_PRECONDITION",
-                f'Serving signature name: "{name}" not found in signature def',
-            )
-        return self.signatures[name]
+        assert self._saved_model
+        if signature not in self._saved_model.specs:
+            message = f'Serving signature name: "{signature}" not found in signature def'
+            raise RequestError("FAILED_PRECONDITION", message)
+        return self._saved_model.specs[signature]
 
     def submit(self, signature: str, inputs: Tensors, outputs: tuple[str, ...] = ()) -> Future:
         """A future of the outputs by name; all of them when none is named.
@@ -96,12 +94,12 @@ class Version:
         Raises:
           RequestError: the inputs are not those of the signature, or too many wait already.
         """
-        definition = self.signature(signature)
-        saved_model.check(definition, inputs)
-        if not inputs:
+        wanted = self.inputs(signature)
+        if not wanted:
             raise invalid(f"Failed to get input map for signature: {signature}")
-        names = outputs or tuple(sorted(definition.outputs))
-        return self._batchers[signature or DEFAULT_SIGNATURE].submit(inputs, names)
+        saved_model.check(wanted, inputs)
+        names = outputs or tuple(sorted(self.signatures[signature].outputs))
+        return self._batchers[signature].submit(inputs, names)
 
     def acquire(self) -> bool:
         """Keeps the version loaded until `release`; False when it is too late for that."""
