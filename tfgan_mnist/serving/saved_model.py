@@ -28,8 +28,7 @@ class SavedModel:
         """Loads the SavedModel in `folder`.
 
         Raises:
-          ValueError: it is not complete.
-          OSError, RuntimeError, tf.errors.OpError: TensorFlow cannot load it.
+          ValueError, OSError, RuntimeError, tf.errors.OpError: it cannot be loaded.
         """
         loader = tf.compat.v1.saved_model
         # Not the whole memory of a GPU: several models share it.
@@ -43,11 +42,6 @@ class SavedModel:
                 meta_graph = loader.loader.load(
                     self._session, [loader.tag_constants.SERVING], str(folder)
                 )
-            # TensorFlow takes a folder without its variables for a model that has none, which
-            # then fails at every request.
-            has_variables = any(node.op == "VarHandleOp" for node in meta_graph.graph_def.node)
-            if has_variables and not (folder / "variables" / "variables.index").exists():
-                raise ValueError(f"{folder}: the variables are missing")
         except BaseException:
             self._session.close()
             raise
