@@ -476,7 +476,8 @@ def test_grpc_refusals(stub, channel):
 
 def test_a_malformed_request_is_answered_and_done_with(server):
     port = int(server.rest_url.rpartition(":")[2])
-    counts = malformed.send_all(port, "cdcgan", 240, seed=0)
+    # What is slow has its own test, with a server of less patience.
+    counts = malformed.send_all(port, "cdcgan", 240, 0, without=[malformed.slow, malformed.large])
     assert {name: count for name, count in counts.items() if "WRONG" in name} == {}
     assert sum(counts.values()) == 240
 
@@ -504,7 +505,7 @@ def test_connections_stay_open(server):
 def test_sizes_are_bounded(server):
     for body, headers, status in [
         (b" " * (2 << 20), {}, 413),
-        (gzip.compress(b" " * (200 << 20)), {"Content_Encoding": "gzip"}, 413),
+        (gzip.compress(b" " * (50 << 20)), {"Content_Encoding": "gzip"}, 413),
         (gzip.compress(BODY)[:-3], {"Content_Encoding": "gzip"}, 400),
         (gzip.compress(BODY) + b"more", {"Content_Encoding": "gzip"}, 400),
         (BODY, {"Content_Encoding": "br"}, 400),

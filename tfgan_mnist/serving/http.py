@@ -19,6 +19,7 @@ from tfgan_mnist.serving import json_tensor
 MAX_CONNECTIONS = 512  # of the 1024 files that a process may usually open
 MAX_HEAD = 1 << 16  # bytes
 KEEP_ALIVE_SECONDS = 60
+LINGER_SECONDS = 2
 
 
 def _raw(status: str, message: str) -> bytes:
@@ -49,10 +50,10 @@ class BoundedProtocol(HttpToolsProtocol):
 
     def data_received(self, data: bytes) -> None:
         if self.refused:
-            return
+            return  # read, but not looked at; see `refuse`
         self.head_bytes += len(data)
         super().data_received(data)
-        if self.in_message and self.head_bytes > MAX_HEAD and not self.transport.is_closing():
+        if self.in_message and self.head_bytes > MAX_HEAD and not self.refused:
             self.refuse("431 Request Header Fields Too Large", f"More than {MAX_HEAD} bytes")
 
     def on_message_begin(self) -> None:
@@ -76,8 +77,10 @@ class BoundedProtocol(HttpToolsProtocol):
 
     def eof_received(self) -> bool:  # type: ignore[override]
         """The client has said all it has to say; whether it is still to get an answer."""
+        if self.refused:
+            return False
         if not self._busy():
-            if self.in_message and not self.refused:
+            if self.in_message:
                 self.send_400_response("The request ended before its head did")
             return False
         self.cycle.keep_alive = False
@@ -91,7 +94,11 @@ class BoundedProtocol(HttpToolsProtocol):
         self.refuse("400 Bad Request", msg)
 
     def refuse(self, status: str, message: str) -> None:
-        """Answers in place of the application, and closes."""
+        """Answers in place of the application, and closes.
+
+        What the client is still sending is read for a while: to close before would make its system
+        drop the answer.
+        """
         self.refused = True
         if not self._busy():
             self.transport.write(_raw(status, message))
@@ -101,11 +108,13 @@ class BoundedProtocol(HttpToolsProtocol):
             if not self.cycle.response_started:
                 self.transport.write(_raw(status, message))
         self.waiting_since = time.monotonic()
-        self.transport.close()
+        self.transport.write_eof()
 
     def sweep(self, now: float) -> None:
         """Ends what has waited for too long."""
         seconds = now - self.waiting_since
+        if self.refused and seconds > LINGER_SECONDS:
+            self.transport.abort()
         if seconds < self.timeout_seconds or (self._busy() and not self.flow.write_paused):
             return
         if self.transport.is_closing() or self.transport.get_write_buffer_size():

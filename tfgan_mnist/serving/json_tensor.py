@@ -271,7 +271,7 @@ def _floats(values: list, types: set[type], dtype: str) -> np.ndarray:
         array = np.full(len(values), np.finfo(np.float64).max)
     sizes = np.abs(array[np.isfinite(array)])
     largest_integer = 2.0**24 if dtype == "float" else 2.0**53
-    limit = np.finfo(FLOATS[dtype]).max
+    limit = float(np.finfo(FLOATS[dtype]).max)
     if sizes.size and sizes.max() >= min(largest_integer if int in types else limit, limit):
         for value in values:
             if (isinstance(value, int) and abs(value) >= largest_integer) or (
