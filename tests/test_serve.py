@@ -37,7 +37,7 @@ from tensorflow_serving.config import model_server_config_pb2
 from benchmarks import malformed
 from tfgan_mnist import cli, serve
 from tfgan_mnist.errors import UserError
-from tfgan_mnist.serving import batching, json_tensor, page, protos, saved_model, settings
+from tfgan_mnist.serving import batching, http, json_tensor, page, protos, saved_model, settings
 from tfgan_mnist.serving.errors import RequestError
 from tfgan_mnist.serving.settings import Bounds, Settings
 
@@ -514,6 +514,40 @@ def test_sizes_are_bounded(server):
         assert (received, list(json.loads(content))) == (status, ["error"])
     answer = exchange(server, b"GET /v1/models/H HTTP/1.1\r\nX: " + b"x" * 300_000)
     assert answer.startswith(b"HTTP/1.1 431")
+
+
+def test_connections_are_bounded(server, monkeypatch):
+    monkeypatch.setattr(http, "MAX_CONNECTIONS", 3)
+    port = int(server.rest_url.rpartition(":")[2])
+    connections = [socket.create_connection(("127.0.0.1", port), 20) for _ in range(6)]
+    try:
+        answers = [malformed.read_answer(connection) for connection in connections[3:]]
+        assert all(answer.startswith(b"HTTP/1.1 503") for answer in answers)
+        connections[0].sendall(HEAD % len(BODY) + BODY)
+        assert malformed.read_answer(connections[0]).endswith(b"[2.5]}")
+    finally:
+        for connection in connections:
+            connection.close()
+    eventually(lambda: predict(server, "H", {"instances": [1.0]})[0] == 200)
+
+
+def test_an_answer_that_nobody_fetches_is_given_up(monkeypatch):
+    lost = threading.Event()
+    connection_lost = http.BoundedProtocol.connection_lost
+    monkeypatch.setattr(
+        http.BoundedProtocol,
+        "connection_lost",
+        lambda *arguments: (connection_lost(*arguments), lost.set()),
+    )
+    chosen = Settings(model_base_path=str(EXPORTS / "gan"), rest_api_timeout_in_ms=500)
+    with start(chosen) as quick:
+        port = int(quick.rest_url.rpartition(":")[2])
+        rows = json.dumps({"signature_name": "sample", "instances": list(range(200))}).encode()
+        with socket.socket() as connection:
+            connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+            connection.connect(("127.0.0.1", port))
+            connection.sendall(malformed.post("gan", rows) * 8)
+            assert lost.wait(20)
 
 
 def test_times_are_bounded(base_path, monkeypatch):
