@@ -37,7 +37,16 @@ from tensorflow_serving.config import model_server_config_pb2
 from benchmarks import malformed
 from tfgan_mnist import cli, serve
 from tfgan_mnist.errors import UserError
-from tfgan_mnist.serving import batching, http, json_tensor, page, protos, saved_model, settings
+from tfgan_mnist.serving import (
+    batching,
+    http,
+    json_tensor,
+    page,
+    protos,
+    saved_model,
+    settings,
+    versions,
+)
 from tfgan_mnist.serving.errors import RequestError
 from tfgan_mnist.serving.settings import Bounds, Settings
 
@@ -732,6 +741,24 @@ def test_a_new_version_takes_over_and_no_request_is_lost(tmp_path):
     assert wrong == []
     assert seen == sorted(seen)
     assert set(seen) == {1.0, 2.0, 3.0}
+
+
+def test_a_version_in_use_stays_loaded(base_path):
+    (config,) = settings.models_of(Settings(model_base_path=str(base_path / "H")))
+    models = versions.Models([config], Bounds())
+    models.poll()
+    with models.use("H") as version:
+        retiring = threading.Thread(target=version.retire)
+        retiring.start()
+        eventually(lambda: version.state is versions.State.UNLOADING)
+        with pytest.raises(RequestError, match="not found"), models.use("H"):
+            pass
+        answer = version.submit("serving_default", {"x": np.float32([1.0])}).result(20)
+        assert answer["y"] == [2.5]
+        assert retiring.is_alive()
+    retiring.join(20)
+    assert version.state is versions.State.END
+    models.stop()
 
 
 def publish_with_warmup(base_path, folder, *records):

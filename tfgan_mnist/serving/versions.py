@@ -234,7 +234,7 @@ class Models:
         for model in self._models.values():
             try:
                 model.poll()
-            except OSError:
+            except Exception:  # an unreachable disk, say, which may come back
                 log.exception("%s: cannot look for versions", model.name)
 
     def _keep_polling(self, seconds: float) -> None:
@@ -293,6 +293,9 @@ def _is_to_be_loaded_again(version: Version, folder: Path) -> bool:
 
 def _fingerprint(folder: Path) -> list[tuple[str, int, int]]:
     """Changes when files in the folder do."""
-    files = [path for path in sorted(folder.rglob("*")) if path.is_file()]
-    stats = [(path, path.stat()) for path in files]
-    return [(str(path), stat.st_mtime_ns, stat.st_size) for path, stat in stats]
+    found = []
+    for path in sorted(folder.rglob("*")):
+        with contextlib.suppress(OSError):  # gone since it was found
+            stat = path.stat()
+            found.append((str(path), stat.st_mtime_ns, stat.st_size))
+    return found
