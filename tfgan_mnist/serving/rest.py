@@ -37,8 +37,8 @@ CORS = [
     (b"access-control-allow-headers", b"Content-Type"),
 ]
 JSON = b"application/json"
-# An answer of which a part is refused is read to its end, up to this many times the limit, since a
-# client that is still writing would not see the refusal.
+# A request that is too large is read on, up to this many times the limit, since a client that is
+# still writing would not see the refusal.
 DISCARDED = 8
 LARGE_BODY = 1 << 18  # bytes; to be parsed beside the loop that serves everybody else
 
@@ -98,9 +98,8 @@ class RestApp:
     async def _answer(self, scope: dict, receive: Callable) -> Answer:
         method: str = scope["method"]
         path = scope["raw_path"].decode("latin-1")
-        target = path + ("?" + scope["query_string"].decode("latin-1")) * bool(
-            scope["query_string"]
-        )
+        query = scope["query_string"].decode("latin-1")
+        target = f"{path}?{query}" if query else path
         if method == "OPTIONS":
             origin = dict(scope["headers"]).get(b"origin", b"")
             return Answer(200 if origin.startswith((b"http://", b"https://")) else 400, b"")
