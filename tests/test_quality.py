@@ -206,3 +206,46 @@ def test_there_may_be_nothing_to_go_back_to(run_train, monkeypatch):
     fake_trouble(monkeypatch, {1})
     with pytest.raises(UserError, match="Stopped, as there is no evaluated checkpoint"):
         run_train("--on_collapse=rollback")
+
+
+# Proofs: real recipes, of which those made to fail are told and the healthy ones are not
+
+
+@pytest.fixture
+def told_of(tmp_path, monkeypatch, caplog, mnist):
+    """Trains with these flags on all of MNIST, and returns the kinds of trouble that were told."""
+    monkeypatch.setattr(data, "load", lambda *arguments: mnist)
+    monkeypatch.setattr(quality, "NUM", 5000)
+
+    def told_of(*flags) -> list[str]:
+        places = [f"--{key}={tmp_path}" for key in ("data_dir", "run_root", "export_root")]
+        train.main(train.parser().parse_args([*places, *flags]))
+        messages = [record.getMessage() for record in caplog.records]
+        return [text.split(": ")[1] for text in messages if text.startswith("Trouble")]
+
+    return told_of
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("flags", "kind"),
+    [
+        (
+            ["--steps_per_epoch=250", "--g_learning_rate=0.05", "--d_learning_rate=0.05"],
+            "the discriminator is too strong",
+        ),
+        (["--steps_per_epoch=60", "--discriminator_steps=20"], "the discriminator is too strong"),
+        (["--steps_per_epoch=250", "--loss=minimax"], "the discriminator is too strong"),
+    ],
+)
+def test_runs_made_to_fail_are_told(flags, kind, told_of):
+    # The average over fewer steps, as there are few: samples of the default one still show noise.
+    short = ["--model=gan", "--epochs=3", "--epochs_per_evaluation=1", "--ema=0.99"]
+    assert kind in told_of(*short, "--final_learning_rate=1", *flags)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("model", "epochs"), [("gan", 3), ("dcgan", 1), ("cdcgan", 1)])
+def test_nothing_is_told_of_healthy_recipes(model, epochs, told_of):
+    """To their first evaluation, where samples are worst; all of a recipe takes ten minutes."""
+    assert told_of(f"--model={model}", f"--epochs={epochs}") == []
