@@ -6,6 +6,9 @@ from pathlib import Path
 from setuptools import find_packages, setup
 
 ROOT = Path(__file__).parent
+LITERT = ["ai-edge-litert>=2.3"]
+ONNX = ["onnx", "onnxruntime", "tf2onnx>=1.17"]  # tf2onnx 1.17 works with NumPy 2
+SERVE = ["grpcio", "httptools", "orjson", "tensorflow-serving-api>=2.21", "uvicorn"]
 
 
 def version() -> str:
@@ -53,8 +56,17 @@ setup(
         "tensorflow-datasets>=4.9.10",
     ],
     extras_require={
+        # The other formats of `python -m tfgan_mnist.export`.
+        "litert": LITERT,
+        "onnx": ONNX,
+        # serving/protos.py tells what of tensorflow-serving-api is used, and what it lacks.
+        "serve": SERVE,
         # TensorFlow 2.21 no longer brings it, and its tf.summary writes nothing without it.
         "tensorboard": ["tensorboard"],
-        "test": ["hypothesis", "mypy", "pytest>=8", "pyyaml", "ruff", "scipy", "tensorboard"],
+        "test": [
+            *("hypothesis", "mypy", "pytest>=8", "pytest-xdist", "pyyaml", "ruff", "scipy"),
+            "tensorboard",
+            *(LITERT + ONNX + SERVE),
+        ],
     },
 )

@@ -1,5 +1,6 @@
 """What tests share: a quiet TensorFlow, and MNIST prepared once per checkout."""
 
+import fcntl
 import os
 import subprocess
 import sys
@@ -23,7 +24,10 @@ def mnist(data_dir):
     """The real MNIST, an `ImageData`."""
     from tfgan_mnist import data
 
-    return data.load("mnist", data_dir=data_dir)
+    # Tests run in two processes, and one of them prepares.
+    with open(data_dir / "lock", "w") as stream:
+        fcntl.flock(stream, fcntl.LOCK_EX)
+        return data.load("mnist", data_dir=data_dir)
 
 
 @pytest.fixture

@@ -7,12 +7,24 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from tfgan_mnist import checkpoints, config, data, evaluate, export, generate, metrics, models, runs
+from tfgan_mnist import (
+    checkpoints,
+    comparison,
+    config,
+    data,
+    evaluate,
+    export,
+    generate,
+    metrics,
+    models,
+    runs,
+    scoring,
+)
 from tfgan_mnist.errors import UserError
 
 FACTS = runs.DataFacts(image_shape=(28, 28, 1), num_classes=10, num_images=60_000)
 COUNT = 2000  # one for all tests, so that they share a reference
-FEWEST = evaluate.MINIMUM
+FEWEST = scoring.MINIMUM
 
 
 @pytest.fixture(scope="module")
@@ -29,7 +41,7 @@ def quick():
     few_subsets = functools.partial(metrics.kernel_distance, subsets=20)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(metrics, "kernel_distance", few_subsets)
-        patch.setattr(evaluate, "NEAREST", 200)
+        patch.setattr(scoring, "NEAREST", 200)
         patch.setattr(data, "load", functools.cache(data.load))
         yield
 
@@ -94,7 +106,7 @@ def test_real_images_score_about_the_floor(command, tmp_path, mnist, capsys):
     assert told["classifier"] in output
     assert f"{scores['fid']:.4g}" in output
     assert f"{floor['fid']:.4g}" in output
-    with Image.open(tmp_path / "report" / evaluate.REPORT) as picture:
+    with Image.open(tmp_path / "report" / runs.REPORT) as picture:
         assert min(picture.size) >= 800
 
 
@@ -114,6 +126,48 @@ def test_copies_of_training_images_are_seen(command, tmp_path, mnist, capsys):
     assert [path.name for path in tmp_path.iterdir()] == ["copies"]
 
 
+@pytest.mark.parametrize("kind", ["black", "grey", "ones", "noise"])
+def test_what_is_no_sample_of_digits_is_told(kind, command, tmp_path, mnist):
+    """Each is far off in the figures that a person would look at first."""
+    shape = (FEWEST, 28, 28, 1)
+    ones = mnist.train.images[mnist.train.labels == 1][:FEWEST]
+    pixels = {
+        "black": np.zeros(shape, np.uint8),
+        "grey": np.full(shape, 128, np.uint8),
+        "ones": ones,
+        "noise": np.random.default_rng(0).integers(0, 256, shape, np.uint8),
+    }[kind]
+    command(f"--images={write(tmp_path / 'some.npz', pixels)}", f"--output={tmp_path}")
+    told = report_of(tmp_path)["samples"]
+    scores, floor = told["scores"], told["floor"]
+    assert scores["fid"] > 50 * floor["fid"]
+    assert scores["kid"] > 1
+    assert scores["recall"] < 0.2
+    assert scores["coverage"] < 0.2
+    assert scores["histogram_divergence"] > 1
+    if kind == "ones":  # digits, but few of them
+        assert scores["precision"] > 0.8
+        assert told["class_histogram"][1] > 0.99 * FEWEST
+    else:
+        assert scores["density"] < 0.2
+    if kind in ("black", "grey"):
+        assert scores["classes_covered"] == 1
+        assert scores["classifier_score"] == pytest.approx(1)
+
+
+def test_gan_train_of_real_images_is_its_floor(command, tmp_path, mnist, monkeypatch):
+    monkeypatch.setattr("tfgan_mnist.classifier.GAN_TRAIN_STEPS", 40)
+    real = {"images": mnist.train.images[:FEWEST], "labels": mnist.train.labels[:FEWEST]}
+    for name, labels in (("real", real["labels"]), ("wrong", (real["labels"] + 1) % 10)):
+        file = write(tmp_path / f"{name}.npz", real["images"], labels=labels)
+        command(f"--images={file}", "--gan_train", f"--output={tmp_path / name}")
+    right, wrong = (report_of(tmp_path / name)["samples"] for name in ("real", "wrong"))
+    floor = right["floor"]["gan_train_accuracy"]
+    assert floor > 0.5
+    assert right["scores"]["gan_train_accuracy"] == pytest.approx(floor, abs=0.15)
+    assert wrong["scores"]["gan_train_accuracy"] < 0.1
+
+
 def test_an_untrained_run_scores_far_off_and_keeps_what_train_wrote(command, tmp_path):
     run = make_run(tmp_path, "gan", g_hidden_widths=(8,), d_hidden_widths=(4,))
     trained = {"test_images": 10_000, "test": {"d_loss": 1.0}}
@@ -130,7 +184,7 @@ def test_an_untrained_run_scores_far_off_and_keeps_what_train_wrote(command, tmp
     assert scores["recall"] < 0.1
     assert scores["coverage"] < 0.1
     assert scores["classifier_score"] < 3
-    assert (run / evaluate.REPORT).exists()
+    assert (run / runs.REPORT).exists()
 
 
 def test_an_export_scores_as_the_images_that_it_makes(command, place, tmp_path):
@@ -145,7 +199,7 @@ def test_an_export_scores_as_the_images_that_it_makes(command, place, tmp_path):
     flags = [f"--saved_model={version}", f"--num={COUNT}", "--seed=3", f"--output={file}"]
     generate.main(generate.parser().parse_args(flags))
     # What was kept beside the data is made anew when it is damaged.
-    (kept,) = (place / evaluate.CACHE).glob(f"mnist-28x1-*-{COUNT}-*.npz")
+    (kept,) = (place / scoring.CACHE).glob(f"mnist-28x1-*-{COUNT}-*.npz")
     size = kept.stat().st_size
     kept.write_bytes(kept.read_bytes()[:1000])
     command(f"--images={file}", f"--output={tmp_path}")
@@ -156,8 +210,72 @@ def test_an_export_scores_as_the_images_that_it_makes(command, place, tmp_path):
 
 
 def test_json_has_no_infinity():
-    values = evaluate._finite({"histogram_divergence": np.inf, "fid": 1.0})
+    values = scoring._finite({"histogram_divergence": np.inf, "fid": 1.0})
     assert values == {"histogram_divergence": None, "fid": 1.0}
+
+
+# Several runs
+
+
+def judged_run(root, name, seed, fid, **sizes):
+    """A run folder with all that training leaves for a comparison, but no checkpoint."""
+    settings = config.resolve({"model": name, "seed": seed, "steps_per_epoch": 1, **sizes})
+    run = runs.create(root, settings, FACTS)
+    told = {
+        "source": run.name,
+        "dataset": "mnist",
+        "split": "test",
+        "generated": scoring.NUM,
+        "real": 10_000,
+        "pixel_range": "uint8 in [0, 255]",
+        "classifier": "mnist-28x1-v1 (0)",
+        "seed": 0,
+        "scores": {"fid": fid},
+        "floor": {"fid": 0.25},
+    }
+    runs.add_metrics(run, samples=told)
+    runs.write_rows(run / runs.LOG, [{"epoch": i, "seconds": 10.0 * i} for i in (1, 2)])
+    rows = [{"epoch": 2, "step": 2, "fid": fid, "seconds": 1.5}]
+    runs.write_rows(run / runs.EVALUATIONS, rows)
+    return run
+
+
+def test_runs_side_by_side(command, tmp_path, capsys):
+    made = [judged_run(tmp_path, "gan", seed, fid) for seed, fid in ((0, 8.0), (1, 10.0), (2, 9.0))]
+    made.append(judged_run(tmp_path, "dcgan", 0, 3.5, width=8))
+    made.append(judged_run(tmp_path, "dcgan", 0, 2.5, width=16))
+    command("--run", *made, f"--output={tmp_path / 'out'}")
+
+    table = (tmp_path / "out" / comparison.TABLE).read_text()
+    assert table in capsys.readouterr().out
+    lines = [line.strip("| ").split("|") for line in table.splitlines() if line.startswith("|")]
+    rows = {line[0].strip(): [cell.strip() for cell in line[1:]] for line in lines}
+    assert rows["metric"] == ["gan", "dcgan width=8", "dcgan width=16", "floor", "better"]
+    assert rows["seeds"][:3] == ["0, 1, 2", "0", "0"]
+    # The standard error of 8, 9, 10 is 1 / sqrt(3).
+    expected = ["9.00 ± 0.58", "3.5", "2.5", "0.25", "lower"]
+    assert rows["Frechet distance (FID)"] == expected
+    assert rows["training, s"][1] == "20"
+    assert rows["evaluations, s"][1] == "1.5"
+    Image.open(tmp_path / "out" / comparison.PICTURE).verify()
+
+
+def test_only_runs_that_were_judged_alike_are_compared(command, tmp_path):
+    made = [judged_run(tmp_path, "gan", seed, 8.0) for seed in (0, 1)]
+    told = runs.read_metrics(made[1])["samples"] | {"classifier": "another"}
+    runs.add_metrics(made[1], samples=told)
+    with pytest.raises(UserError, match="classifier: expected runs that were judged alike.*other"):
+        command("--run", *made)
+
+
+def test_a_run_without_figures_is_judged_first(command, tmp_path, monkeypatch, capsys):
+    made = [judged_run(tmp_path, "gan", 0, 8.0)]
+    made.append(make_run(tmp_path, "gan", g_hidden_widths=(8,), d_hidden_widths=(4,)))
+    told = runs.read_metrics(made[0])["samples"] | {"generated": COUNT}
+    runs.add_metrics(made[0], samples=told)
+    monkeypatch.setattr(evaluate, "evaluate", lambda *arguments: told)
+    command("--run", *made, f"--num={COUNT}")
+    assert "g_hidden_widths=(8,)" in capsys.readouterr().out
 
 
 # What is refused

@@ -8,43 +8,14 @@ import numpy as np
 import pytest
 import tensorflow as tf
 from cpp_session import CppSession
+from tensorflow_serving.apis import prediction_log_pb2
+from tiny_models import FACTS, MODELS, NUM_CLASSES, labels_for, passing_through, settings_of, tiny
 
-from tfgan_mnist import checkpoints, cli, config, export, files, models, runs
+from tfgan_mnist import checkpoints, cli, export, files, runs
 from tfgan_mnist.errors import UserError
 
-MODELS = ("gan", "dcgan", "cdcgan")
-NUM_CLASSES = 10
-FACTS = runs.DataFacts(image_shape=(8, 8, 3), num_classes=NUM_CLASSES, num_images=64)
 ARCHIVE = type(keras.export.ExportArchive())  # of this backend
 SIGNATURES = ("serving_default", "sample", "png")
-
-
-def settings_of(name):
-    """The recipe of a model, made tiny."""
-    widths = {"g_hidden_widths": (8,), "d_hidden_widths": (4,)} if name == "gan" else {"width": 2}
-    sizes = {"latent_dim": 4, "image_size": 8, "steps_per_epoch": 1}
-    return config.resolve({"model": name, **sizes, **widths})
-
-
-def tiny(name):
-    """A compiled model whose weights and batch statistics are all different from their initials."""
-    model = models.build(settings_of(name), FACTS.image_shape, NUM_CLASSES)
-    random = np.random.default_rng(0)
-    for variable in model.generator.variables:
-        values = random.normal(0, 0.5, variable.shape)
-        variable.assign(abs(values) if variable.name == "moving_variance" else values)
-    return model
-
-
-def passing_through(image_shape=(8, 8, 1)):
-    """A model that shows its latents: quick to export."""
-    latents = keras.Input((np.prod(image_shape),))
-    generator = keras.Model(latents, keras.layers.Reshape(image_shape)(latents))
-    return models.GAN(generator, models.gan.mlp_discriminator(image_shape, (4,)))
-
-
-def labels_for(model, num):
-    return {"labels": np.arange(num) % NUM_CLASSES} if model.num_classes else {}
 
 
 @pytest.fixture(scope="module", params=MODELS)
@@ -146,6 +117,60 @@ def test_signatures(exported):
     assert {session.signatures[name].method_name for name in expected} == {
         "tensorflow/serving/predict"
     }
+
+
+def test_the_warmup_runs(exported):
+    """The records are read by TensorFlow Serving's own stubs and replayed as it does."""
+    _, folder, session = exported
+    path = folder / "assets.extra" / "tf_serving_warmup_requests"
+    warmed = []
+    for record in tf.data.TFRecordDataset(str(path)).as_numpy_iterator():
+        log = prediction_log_pb2.PredictionLog.FromString(record)
+        assert log.WhichOneof("log_type") == "predict_log"
+        request = log.predict_log.request
+        name = request.model_spec.signature_name
+        inputs = {key: tf.make_ndarray(tensor) for key, tensor in request.inputs.items()}
+        dtypes = {key: info.dtype for key, info in session.signatures[name].inputs.items()}
+        assert dtypes == {key: tensor.dtype for key, tensor in request.inputs.items()}
+        (output,) = session.run(name, **inputs).values()
+        assert 1 <= len(output) <= 16
+        warmed.append(name)
+    assert sorted(warmed) == sorted(SIGNATURES)
+
+
+@pytest.mark.parametrize("exported", ["cdcgan"], indirect=True)
+def test_saved_model_cli(exported, tmp_path, run_python):
+    """TensorFlow's own command shows and runs every signature."""
+    _, folder, session = exported
+    rows = {"seed": np.array([3, 4], np.int32), "labels": np.array([2, 6], np.int32)}
+    rows["latents"] = np.zeros((2, 4), np.float32)
+    np.savez(tmp_path / "rows.npz", **rows)
+    commands = [["show", f"--dir={folder}", "--all"]]
+    for name in SIGNATURES:
+        inputs = [f"{key}={tmp_path}/rows.npz[{key}]" for key in session.signatures[name].inputs]
+        options = {"dir": folder, "tag_set": "serve", "signature_def": name}
+        options |= {"inputs": ";".join(inputs), "outdir": tmp_path / name}
+        commands.append(["run", *(f"--{key}={value}" for key, value in options.items())])
+    # In one process: each would import TensorFlow anew. Not in this one: its flags are global.
+    output = run_python(f"""
+        import sys
+        from tensorflow.python.tools import saved_model_cli
+        for arguments in {commands}:
+            sys.argv = ["saved_model_cli", *arguments]
+            try:
+                saved_model_cli.main()
+            except SystemExit as stop:
+                assert not stop.code, stop.code
+    """)
+    for name in SIGNATURES:
+        assert f"signature_def['{name}']" in output
+        inputs = {key: rows[key] for key in session.signatures[name].inputs}
+        ((key, values),) = session.run(name, **inputs).items()
+        shown = np.load(tmp_path / name / f"{key}.npy", allow_pickle=name == "png")
+        if name == "png":
+            assert [tf.io.decode_png(png).shape for png in shown] == [FACTS.image_shape] * 2
+        else:
+            np.testing.assert_allclose(shown, values, rtol=0, atol=1e-6)
 
 
 def test_weights_are_stored_once(exported):

@@ -100,6 +100,18 @@ def _batch_statistics(network, latents):
     return outputs
 
 
+def test_gradient_norms_are_those_of_the_updates():
+    model = tiny("gan")
+    model.compile(keras.optimizers.SGD(1.0), keras.optimizers.SGD(1.0))
+    networks = {"d": model.discriminator, "g": model.generator}
+    before = {key: values(network.trainable_variables) for key, network in networks.items()}
+    logs = model.train_step(batch()[0])
+    for key, network in networks.items():
+        steps = zip(before[key], values(network.trainable_variables), strict=True)
+        norm = np.sqrt(sum(np.sum((after - old) ** 2) for old, after in steps))
+        assert float(logs[f"{key}_gradient_norm"]) == pytest.approx(norm, rel=1e-4)
+
+
 @pytest.mark.parametrize("name", TINY)
 def test_an_update_touches_one_network_only(name):
     model = tiny(name)
@@ -245,12 +257,14 @@ def test_loss_scale_changes_no_update():
     """An update under mixed_float16 is the float32 update, to half precision."""
     before = tiny("gan", d_dropout=0.0, ema=0.0)
     start = before.generator.get_weights(), before.discriminator.get_weights()
-    before.train_step(batch()[0])
+    full_logs = before.train_step(batch()[0])
     keras.config.set_dtype_policy("mixed_float16")
     half = tiny("gan", d_dropout=0.0, ema=0.0)
     half.generator.set_weights(start[0])
     half.discriminator.set_weights(start[1])
-    half.train_step(batch()[0])
+    half_logs = half.train_step(batch()[0])
+    for key, value in full_logs.items():
+        assert float(half_logs[key]) == pytest.approx(float(value), rel=0.05), key
     momentum = [v for v in half.g_optimizer.variables if "momentum" in v.path]
     expected = [v for v in before.g_optimizer.variables if "momentum" in v.path]
     scale = max(np.abs(v).max() for v in values(expected))
@@ -262,8 +276,10 @@ def test_overflow_skips_the_update_and_halves_the_scale():
     model = tiny("gan")
     model.g_optimizer.dynamic_scale.assign(1e38)
     before = values(model.generator.trainable_variables)
-    model.train_step(batch()[0])
+    logs = model.train_step(batch()[0])
     assert not changed(before, values(model.generator.trainable_variables))
+    assert float(logs["g_gradient_norm"]) == 0
+    assert all(np.isfinite(float(value)) for value in logs.values())
     assert float(model.g_optimizer.dynamic_scale) == pytest.approx(5e37)
 
 
@@ -294,7 +310,8 @@ def test_two_replicas_take_the_step_of_one(run_python):
         for a, b in zip(one[0], two[0], strict=True):
             np.testing.assert_allclose(a, b, atol=1e-5)
         np.testing.assert_allclose(one[1], two[1], atol=1e-5)
-        for key in one[2]:
+        # A gradient's norm is that of the replica's own part of the batch.
+        for key in (key for key in one[2] if not key.endswith("gradient_norm")):
             np.testing.assert_allclose(one[2][key], two[2][key], atol=1e-5, err_msg=key)
     """)
 
@@ -451,6 +468,16 @@ def test_config_round_trips():
     config = model.get_config()
     copied = CDCGAN.from_config(copy.deepcopy(config))
     assert copied.get_config() == config
+
+
+@pytest.mark.parametrize("name", TINY)
+def test_logits_are_the_discriminators_verdicts_in_inference_mode(name):
+    model = tiny(name, d_dropout=0.5)
+    images, labels = batch(5)
+    labels = labels if name == "cdcgan" else None
+    expected = model.discriminate(images, labels, training=False).logits
+    given = None if labels is None else labels.numpy()
+    np.testing.assert_allclose(model.logits(images.numpy(), given), expected, atol=1e-6)
 
 
 def test_samples_use_the_average_and_training_keeps_the_raw_weights():

@@ -9,6 +9,7 @@ import subprocess
 import sys
 import time
 
+import checkpoint_values
 import numpy as np
 import pytest
 from PIL import Image
@@ -36,6 +37,7 @@ def flags(tmp_path, data_dir, mnist):
             "steps_per_epoch": STEPS,
             "batch_size": 8,
             "latent_dim": 4,
+            "epochs_per_evaluation": 0,
             "run_root": tmp_path / "runs",
             "export_root": tmp_path / "saved_models",
         } | options
@@ -63,24 +65,6 @@ def start_train(flags: list[str]) -> subprocess.Popen:
         stderr=subprocess.STDOUT,
         text=True,
     )
-
-
-def state(run) -> dict[str, np.ndarray]:
-    """Every tensor of the newest checkpoint of a run."""
-    import tensorflow as tf
-
-    newest = max((run / "checkpoints").glob("step_*"))
-    reader = tf.train.load_checkpoint(str(newest / "state"))
-    names = [name for name in reader.get_variable_to_shape_map() if "OBJECT_GRAPH" not in name]
-    assert names
-    return {"newest": np.array(newest.name)} | {name: reader.get_tensor(name) for name in names}
-
-
-def assert_same_state(run, other) -> None:
-    one, two = state(run), state(other)
-    assert one.keys() == two.keys()
-    for name, value in one.items():
-        np.testing.assert_array_equal(value, two[name], err_msg=name)
 
 
 def read_log(run) -> list[dict]:
@@ -136,9 +120,9 @@ def test_dry_run_shows_and_writes_nothing(flags, tmp_path, capsys):
 def test_same_seed_same_weights_and_another_seed_others(flags, tmp_path):
     for root, seed in (("a", 1), ("b", 1), ("c", 2)):
         run_train(flags("dcgan", run_root=tmp_path / root, seed=seed, epochs=1))
-    assert_same_state(tmp_path / "a/0001-dcgan", tmp_path / "b/0001-dcgan")
+    checkpoint_values.assert_same(tmp_path / "a/0001-dcgan", tmp_path / "b/0001-dcgan")
     with pytest.raises(AssertionError):
-        assert_same_state(tmp_path / "a/0001-dcgan", tmp_path / "c/0001-dcgan")
+        checkpoint_values.assert_same(tmp_path / "a/0001-dcgan", tmp_path / "c/0001-dcgan")
 
 
 def wait_for(path, process, seconds=120) -> None:
@@ -162,7 +146,7 @@ def test_killed_and_resumed_is_the_run_that_was_not(flags, tmp_path):
     assert max((run / "checkpoints").glob("step_*")).name < "step_00000120"
 
     run_train([f"--resume={run}"])
-    assert_same_state(run, tmp_path / "whole" / "0001-cdcgan")
+    checkpoint_values.assert_same(run, tmp_path / "whole" / "0001-cdcgan")
     losses = [
         [(row["d_loss"], row["g_loss"]) for row in read_log(r)]
         for r in (run, tmp_path / "whole" / "0001-cdcgan")
@@ -176,27 +160,29 @@ def test_killed_and_resumed_is_the_run_that_was_not(flags, tmp_path):
     [(signal.SIGTERM, STEPS + 2), (signal.SIGINT, STEPS), (signal.SIGTERM, EPOCHS * STEPS)],
 )
 def test_signals_save_and_tell_how_to_resume(number, step, flags, tmp_path, monkeypatch):
-    from tfgan_mnist import callbacks
+    from tfgan_mnist import quality
     from tfgan_mnist.errors import Stopped
 
     run_train(flags("gan", run_root=tmp_path / "whole"))
+    # A shell that starts the tests in the background has them ignore Ctrl-C.
+    before = signal.getsignal(signal.SIGINT)
 
-    class Interrupt(callbacks.StopOnNonFinite):
+    class Interrupt(quality.CollapseWatch):
         def on_train_batch_end(self, batch, logs=None):
             if self.model.steps_done == step:
                 os.kill(os.getpid(), number)
 
     with monkeypatch.context() as patch:
-        patch.setattr(callbacks, "StopOnNonFinite", Interrupt)
+        patch.setattr(quality, "CollapseWatch", Interrupt)
         with pytest.raises(Stopped, match=f"stopped after step {step}.*") as stopped:
             run_train(flags("gan", run_root=tmp_path / "stopped"))
     run = tmp_path / "stopped" / "0001-gan"
     assert stopped.value.exit_status == 128 + number
     assert f"--resume={run}" in str(stopped.value)
-    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+    assert signal.getsignal(signal.SIGINT) is before
 
     run_train([f"--resume={run}"])
-    assert_same_state(run, tmp_path / "whole" / "0001-gan")
+    checkpoint_values.assert_same(run, tmp_path / "whole" / "0001-gan")
     whole, resumed = (read_log(tmp_path / r / "0001-gan") for r in ("whole", "stopped"))
     assert [r["d_loss"] for r in whole] == [r["d_loss"] for r in resumed]
     assert (tmp_path / "stopped" / "0001-gan" / "samples" / f"epoch_{EPOCHS:03d}.png").exists()
@@ -215,7 +201,7 @@ def test_a_damaged_checkpoint_is_passed_over(flags, tmp_path, caplog):
     run_train([f"--resume={run}"])
     assert f"{newest} cannot be read" in caplog.text
     # The last epoch was trained again, and the damaged checkpoint replaced.
-    assert_same_state(run, tmp_path / "whole")
+    checkpoint_values.assert_same(run, tmp_path / "whole")
 
 
 def test_a_finished_run_is_left_alone(flags, tmp_path, capsys):
@@ -283,7 +269,8 @@ def test_one_train_command_per_run(flags, tmp_path):
 
 
 def test_a_loss_that_explodes_stops_with_advice(flags):
-    with pytest.raises(UserError, match="became (nan|inf) at step .* lower learning rates"):
+    message = "Trouble at step .*: non-finite values: .* became (nan|inf). Try lower learning rates"
+    with pytest.raises(UserError, match=message):
         run_train(flags("gan", g_learning_rate=1e30, d_learning_rate=1e30, epochs=20))
 
 

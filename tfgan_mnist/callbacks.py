@@ -1,11 +1,7 @@
 """What happens during `fit`: sample grids, the log, checkpoints, stopping, curves."""
 
 import contextlib
-import csv
 import importlib.util
-import io
-import json
-import math
 import signal
 import time
 from collections.abc import Iterator
@@ -15,10 +11,9 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from tfgan_mnist import checkpoints, data, export, files, images, runs
+from tfgan_mnist import checkpoints, curves, distribution, export, images, runs
 from tfgan_mnist.errors import Stopped, UserError
 from tfgan_mnist.models import GAN
-from tfgan_mnist.models.gan import SAMPLE_BATCH
 
 GRID_COLUMNS = 10
 GRID_ROWS = 10  # unconditional, or when there are too many classes for a row each
@@ -72,41 +67,31 @@ def sample_grid(model: GAN) -> np.ndarray:
 class Log(keras.callbacks.Callback):
     """Keeps `log.csv`: a row per epoch with seconds, images per second and what the step reports.
 
-    The file is replaced as a whole, so that it never ends in half a row. On a resumed run the rows
-    after the checkpoint are dropped, since their epochs are trained again.
+    Seconds are those of the steps: sample grids and evaluations are not in them. On a resumed run
+    the rows after the checkpoint are dropped, since their epochs are trained again.
     """
 
     def __init__(self, run: Path, first_epoch: int, images_per_step: int):
         super().__init__()
         self.path = run / runs.LOG
         self.images_per_step = images_per_step
-        self.rows = [row for row in read_log(self.path) if row["epoch"] <= first_epoch]
+        self.rows = [row for row in runs.read_rows(self.path) if row["epoch"] <= first_epoch]
         self.seconds = self.rows[-1]["seconds"] if self.rows else 0.0
 
     def on_epoch_begin(self, epoch, logs=None):
-        self.began = time.perf_counter()
+        self.began = self.ended = time.perf_counter()
         self.step_began = self.model.steps_done
 
+    def on_train_batch_end(self, batch, logs=None):
+        self.ended = time.perf_counter()
+
     def on_epoch_end(self, epoch, logs=None):
-        seconds = time.perf_counter() - self.began
+        seconds = self.ended - self.began
         self.seconds += seconds
         seen = (self.model.steps_done - self.step_began) * self.images_per_step
         row = {"epoch": epoch + 1, "seconds": self.seconds, "images_per_second": seen / seconds}
         self.rows.append(row | {key: float(value) for key, value in (logs or {}).items()})
-        text = io.StringIO()
-        writer = csv.DictWriter(text, fieldnames=list(self.rows[-1]), extrasaction="ignore")
-        writer.writeheader()
-        writer.writerows({key: f"{value:.6g}" for key, value in row.items()} for row in self.rows)
-        with files.publish(self.path) as partial:
-            partial.write_text(text.getvalue())
-
-
-def read_log(path: Path) -> list[dict[str, float]]:
-    """The rows of a `log.csv`; none when there is no file yet."""
-    if not path.exists():
-        return []
-    with open(path, newline="") as stream:
-        return [{key: float(value) for key, value in row.items()} for row in csv.DictReader(stream)]
+        runs.write_rows(self.path, self.rows)
 
 
 class Checkpoint(keras.callbacks.Callback):
@@ -135,18 +120,6 @@ class KeepMetrics(keras.callbacks.Callback):
             for variable, value in zip(self.model.training_state()["metrics"], self.values):
                 variable.assign(value)
             self.values = None
-
-
-class StopOnNonFinite(keras.callbacks.Callback):
-    """Stops when a loss is NaN or infinite. Keras's own TerminateOnNaN watches only "loss"."""
-
-    def on_train_batch_end(self, batch, logs=None):
-        for key, value in (logs or {}).items():
-            if not math.isfinite(value):
-                raise UserError(
-                    f"{key} became {value} at step {self.model.steps_done:,}. Start again with "
-                    "lower learning rates, another loss, or --precision=float32."
-                )
 
 
 class StopOnSignal(keras.callbacks.Callback):
@@ -198,29 +171,22 @@ class StopOnSignal(keras.callbacks.Callback):
         )
 
 
-class TestScores(keras.callbacks.Callback):
-    """At the end of training: `metrics.json` with what `evaluate` says of the test images.
+class CopyFromChief(keras.callbacks.Callback):
+    """At the end of training gives the chief's state to all workers, which need this callback too.
 
-    For a discriminator with a class head that includes its accuracy on them. All workers take part:
-    Keras divides the images among them.
+    Put it after `RestoreBest`, which is the chief's, and before what all workers take part in.
     """
 
-    def __init__(self, run: Path, test: data.Split):
+    def __init__(self, placement: distribution.Placement):
         super().__init__()
-        self.run = run
-        self.test = test
+        self.placement = placement
 
     def on_train_end(self, logs=None):
-        batches = tf.data.Dataset.from_tensor_slices(tuple(self.test)).batch(SAMPLE_BATCH)
-        batches = batches.map(lambda pixels, labels: (images.to_float(pixels), labels))
-        scores = self.model.evaluate(batches, verbose=0, return_dict=True)
-        report = {"test_images": len(self.test.labels), "test": scores}
-        with files.publish(self.run / runs.METRICS) as partial:
-            partial.write_text(json.dumps(report, indent=2) + "\n")
+        distribution.copy_from_chief(self.placement, self.model.training_state())
 
 
 class Pictures(keras.callbacks.Callback):
-    """At the end of training: `samples.gif` of the grids over time and `curves.png` of the log."""
+    """At the end of training: `samples.gif` of the grids over time, `curves.png` of log.csv."""
 
     def __init__(self, run: Path):
         super().__init__()
@@ -232,27 +198,10 @@ class Pictures(keras.callbacks.Callback):
         paths = sorted(found, key=lambda path: (len(path.name), path.name))
         frames = [images.read(path)[0] for path in paths]
         images.write_gif(self.run / runs.GIF, frames, GIF_MILLISECONDS)
-        draw_curves(read_log(self.run / runs.LOG), self.run / runs.CURVES)
-
-
-def draw_curves(rows: list[dict[str, float]], path: Path) -> None:
-    """Draws losses above and D's accuracies below, over epochs, as a PNG."""
-    # Imported here: it takes half a second and is wanted once. `Figure` needs no display.
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(7, 6), layout="constrained")
-    panels = figure.subplots(2, 1, sharex=True)
-    epochs = [row["epoch"] for row in rows]
-    for panel, ending in zip(panels, ("loss", "accuracy")):
-        for key in (key for key in rows[-1] if key.endswith(ending)):
-            panel.plot(epochs, [row.get(key, math.nan) for row in rows], marker=".", label=key)
-        panel.set_ylabel(ending)
-        panel.grid(alpha=0.3)
-        panel.legend()
-    panels[1].set_ylim(0, 1)
-    panels[1].set_xlabel("epoch")
-    with files.publish(path) as partial:
-        figure.savefig(partial, dpi=100)
+        log, evaluations = (
+            runs.read_rows(self.run / name) for name in (runs.LOG, runs.EVALUATIONS)
+        )
+        curves.draw(log, evaluations, self.run / runs.CURVES)
 
 
 class ExportSavedModel(keras.callbacks.Callback):

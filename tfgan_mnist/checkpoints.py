@@ -14,17 +14,19 @@ from tfgan_mnist.errors import UserError
 from tfgan_mnist.models import GAN
 
 FOLDER = "checkpoints"
-KEEP = 2  # the newest, and one to fall back on if the newest turns out to be damaged
+KEEP = 2  # the newest, and one to fall back on if that turns out to be damaged
 
 
 def save(run: Path, model: GAN) -> Path:
-    """Writes `checkpoints/step_<global step>/` of a run and drops all but the newest `KEEP`.
+    """Writes `checkpoints/step_<global step>/` of a run.
+
+    Of the earlier ones stay the newest `KEEP` - 1, and that of the best evaluation.
 
     Raises:
       UserError, OSError: it cannot be written; the checkpoints before it are still there.
     """
     step = model.steps_done
-    path = run / FOLDER / f"step_{step:08d}"
+    path = _path(run, step)
     if path.exists():
         # It could not be read, or training would have gone on from it.
         shutil.rmtree(path)
@@ -33,21 +35,28 @@ def save(run: Path, model: GAN) -> Path:
             _checkpoint(model).write(str(partial / "state"))
     except tf.errors.OpError as error:
         raise UserError(f"{path}: the checkpoint cannot be written: {error.message}") from error
+    best = runs.best_step(run)
     for old in found(run)[KEEP:]:
-        shutil.rmtree(old, ignore_errors=True)
+        if best is None or old != _path(run, best):
+            shutil.rmtree(old, ignore_errors=True)
     return path
 
 
-def restore(run: Path, model: GAN) -> int:
+def restore(run: Path, model: GAN, step: int | None = None) -> int:
     """Puts the newest readable checkpoint of a run into `model`, and returns its step.
 
     TensorFlow checks the stored CRC of every tensor it reads. A damaged checkpoint is named in a
     warning and the one before it is used.
 
+    Args:
+      step: of the checkpoint to take if it is there.
+
     Raises:
       UserError: no checkpoint, or none that can be read.
     """
     paths = found(run)
+    if step is not None:
+        paths.sort(key=lambda path: path != _path(run, step))  # first; the others keep their order
     for path in paths:
         try:
             _checkpoint(model).read(str(path / "state")).assert_consumed()
@@ -64,8 +73,30 @@ def restore(run: Path, model: GAN) -> int:
     )
 
 
+def roll_back(run: Path, model: GAN) -> int:
+    """Puts networks and optimizers back to the best evaluation's, and returns its step.
+
+    The count of steps goes on: as randomness is a function of it, the same steps would end where
+    they ended before. So do the learning rates' schedules, which read the optimizers' counts.
+
+    Raises:
+      UserError: there is no evaluation yet, or its checkpoint cannot be read.
+    """
+    best = runs.best_step(run)
+    if best is None or _path(run, best) not in found(run):
+        raise UserError("there is no evaluated checkpoint to go back to")
+    counts = (model.global_step, model.d_optimizer.iterations, model.g_optimizer.iterations)
+    values = [count.numpy() for count in counts]
+    step = restore(run, model, best)
+    for count, value in zip(counts, values):
+        count.assign(value)
+    return step
+
+
 def restore_run(run: str | Path) -> tuple[Config, GAN]:
     """The configuration and the trained model of the run in folder `run`.
+
+    The model is that of the checkpoint with the best evaluation, or the newest without any.
 
     Raises:
       UserError: not a run folder, or no readable checkpoint in it.
@@ -79,7 +110,7 @@ def restore_run(run: str | Path) -> tuple[Config, GAN]:
         model = models.build(config, facts.image_shape, facts.num_classes)
     finally:
         keras.config.set_dtype_policy(here)
-    restore(run, model)
+    restore(run, model, runs.best_step(run))
     return config, model
 
 
@@ -87,6 +118,10 @@ def found(run: Path) -> list[Path]:
     """The checkpoints of a run, the newest first."""
     paths = (run / FOLDER).glob("step_*")
     return sorted((p for p in paths if re.fullmatch(r"step_\d{8}", p.name)), reverse=True)
+
+
+def _path(run: Path, step: int) -> Path:
+    return run / FOLDER / f"step_{step:08d}"
 
 
 def _checkpoint(model: GAN) -> tf.train.Checkpoint:

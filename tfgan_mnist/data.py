@@ -107,6 +107,20 @@ def load(
     )
 
 
+def hold_out(split: Split, num: int) -> tuple[Split, Split]:
+    """A split without `num` images, and these `num`: always the same ones, chosen at random.
+
+    Args:
+      num: at most as many as there are.
+    """
+    held_out = np.zeros(len(split.images), bool)
+    held_out[np.random.default_rng(0).permutation(len(held_out))[:num]] = True
+    return (
+        Split(split.images[~held_out], split.labels[~held_out]),
+        Split(split.images[held_out], split.labels[held_out]),
+    )
+
+
 def steps_per_epoch(split: Split, batch_size: int) -> int:
     """Full batches in an epoch.
 

@@ -8,26 +8,20 @@ others, which therefore need no file system in common with it.
 import contextlib
 import functools
 import hashlib
-import json
 import os
 import re
 import signal
-import socket
 import sys
-import threading
-import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import Any, NamedTuple, NoReturn
+from typing import NamedTuple
 
 import keras
 import numpy as np
 import tensorflow as tf
 
-from tfgan_mnist.errors import Stopped, UserError, WorkerLost
-
-GREETING = b"tfgan-mnist\n"
-CONNECT_SECONDS = 2
-POLL_SECONDS = 0.2
+from tfgan_mnist import cli, cluster
+from tfgan_mnist.cluster import Cluster, Lines
+from tfgan_mnist.errors import UserError, WorkerLost
 
 # What TensorFlow raises from a collective operation when the process at its other end is gone, and
 # what the messages of other errors hold that have the same cause.
@@ -42,19 +36,13 @@ PEER_MESSAGE = re.compile(
 )
 
 
-class Cluster(NamedTuple):
-    """The addresses ("host:port") of the workers, the chief's first, and which of them this is."""
-
-    addresses: list[str]
-    worker: int
-
-
 class Placement(NamedTuple):
     """A strategy and this process's place in it."""
 
     strategy: tf.distribute.Strategy
     workers: int = 1
     worker: int = 0
+    lines: Lines | None = None  # to the other workers
 
     @property
     def is_chief(self) -> bool:
@@ -86,13 +74,14 @@ def start(kind: str, wait_seconds: float) -> Placement:
       UserError: no cluster for "multi_worker", or a description of one that cannot be read.
     """
     gpus = tf.config.list_physical_devices("GPU")
-    cluster = find_cluster() if kind in ("auto", "multi_worker") else None
-    if cluster and len(cluster.addresses) > 1:
-        return _join(cluster, wait_seconds)
+    described = cluster.find() if kind in ("auto", "multi_worker") else None
+    if described and len(described.addresses) > 1:
+        return _join(described, wait_seconds)
     if kind == "multi_worker":
+        received = described.addresses if described else "neither"
         raise UserError(
             "strategy=multi_worker: expected two workers or more in TF_CONFIG, or more than one "
-            f"SLURM task started by srun; received {cluster.addresses if cluster else 'neither'}"
+            f"SLURM task started by srun; received {received}"
         )
     if kind == "mirrored" or (kind == "auto" and len(gpus) > 1):
         devices = tf.config.list_logical_devices("GPU") or tf.config.list_logical_devices("CPU")
@@ -100,74 +89,22 @@ def start(kind: str, wait_seconds: float) -> Placement:
     return Placement(tf.distribute.get_strategy())
 
 
-def find_cluster() -> Cluster | None:
-    """The cluster that `TF_CONFIG` or SLURM describes, if any.
-
-    Raises:
-      UserError: it cannot be read, or holds tasks that are neither chief nor worker.
-    """
-    described = os.environ.get("TF_CONFIG")
-    if described:
-        try:
-            config = json.loads(described)
-            if not config.get("cluster"):
-                return None
-            jobs, task = config["cluster"], config["task"]
-            chiefs, kind, index = jobs.get("chief", []), task["type"], int(task["index"])
-            addresses = [*chiefs, *jobs.get("worker", [])]
-            worker = {"chief": 0, "worker": len(chiefs)}[kind] + index
-            if set(jobs) - {"chief", "worker"} or index < 0 or not addresses[worker].count(":"):
-                raise ValueError("tasks are to be chief and worker")
-        except (ValueError, LookupError, TypeError, AttributeError) as error:
-            raise UserError(
-                'TF_CONFIG: expected {"cluster": {"worker": ["host:port", ...]}, "task": {"type": '
-                f'"worker", "index": 0}}}}; received {described} ({error!r})'
-            ) from error
-        return Cluster(addresses, worker)
-    if int(os.environ.get("SLURM_STEP_NUM_TASKS", "1")) > 1:
-        return _slurm_cluster()
-    return None
-
-
-def _slurm_cluster() -> Cluster:
-    """The tasks of this SLURM step, in the order of their ranks."""
-    # Jobs that share a machine must not share ports, so they depend on the job's number.
-    first_port = 20_000 + int(os.environ.get("SLURM_JOB_ID", "0")) % 1_000 * 10
-    try:
-        # GPUs are SLURM's own business (`--gpus-per-task`). The resolver could only hand them out
-        # after TensorFlow has already looked for them, and fails where there are none.
-        resolver = tf.distribute.cluster_resolver.SlurmClusterResolver(
-            port_base=first_port, gpus_per_node=1_000, gpus_per_task=1, auto_set_gpu=False
-        )
-        spec = resolver.cluster_spec()
-    except (RuntimeError, ValueError, LookupError) as error:
-        raise UserError(f"SLURM: expected the environment of an srun step: {error}") from error
-    # By number, as SLURM ranks them: the resolver puts node10 before node2.
-    addresses = sorted(spec.job_tasks("worker"), key=_natural)
-    return Cluster(addresses, resolver.task_id)
-
-
-def _natural(text: str) -> list[tuple[str, int]]:
-    """A key that sorts numbers in a text by their value."""
-    return [(word, int(number or 0)) for word, number in re.findall(r"(\D*)(\d*)", text)]
-
-
-def _join(cluster: Cluster, wait_seconds: float) -> Placement:
+def _join(described: Cluster, wait_seconds: float) -> Placement:
     """Connects with the other workers."""
-    _meet(cluster, wait_seconds)
+    lines = cluster.meet(described, wait_seconds)
     resolver = tf.distribute.cluster_resolver.SimpleClusterResolver(
-        tf.train.ClusterSpec({"worker": cluster.addresses}),
+        tf.train.ClusterSpec({"worker": described.addresses}),
         task_type="worker",
-        task_id=cluster.worker,
+        task_id=described.worker,
         rpc_layer="grpc",
     )
     # While TensorFlow connects no Python runs, not even a signal's handler: should a worker be lost
     # just now, the system's own alarm ends this process, with a status that says "start me again".
     signal.signal(signal.SIGALRM, signal.SIG_DFL)
     signal.setitimer(signal.ITIMER_REAL, wait_seconds)
-    with _peers(cluster.worker):
+    with _peers(lines):
         strategy = tf.distribute.MultiWorkerMirroredStrategy(cluster_resolver=resolver)
-        placement = Placement(strategy, len(cluster.addresses), cluster.worker)
+        placement = Placement(strategy, len(described.addresses), described.worker, lines)
         summed(placement, np.zeros(1))
     signal.setitimer(signal.ITIMER_REAL, 0)
     # TensorFlow's coordination has taken it for its own ends, and does nothing.
@@ -175,132 +112,66 @@ def _join(cluster: Cluster, wait_seconds: float) -> Placement:
     return placement
 
 
-def _meet(cluster: Cluster, wait_seconds: float) -> None:
-    """Waits until this worker has greeted all others, and all others have greeted it.
-
-    TensorFlow's own wait takes an hour, cannot be interrupted, and does not say for whom it is. It
-    would also take a process of an earlier start, which has not yet noticed its end, for a partner;
-    such a one does not know the greeting.
-
-    Raises:
-      WorkerLost: some have not come in time.
-      UserError: this machine does not let the worker listen on its port.
-    """
-    others = set(range(len(cluster.addresses))) - {cluster.worker}
-    greeted: set[int] = set()
-    greeters: set[int] = set()
-    _, _, port = cluster.addresses[cluster.worker].rpartition(":")
-    try:
-        # Open until TensorFlow opens it in turn.
-        listening = socket.create_server(("", int(port)), backlog=len(cluster.addresses))
-    except (OSError, ValueError, OverflowError) as error:
-        raise UserError(
-            f"worker {cluster.worker}: expected to listen on port {port} of this machine, as the "
-            f"cluster's description says; received: {error}"
-        ) from error
-
-    def answer() -> None:
-        while True:
-            try:
-                connection, _ = listening.accept()
-            except OSError:  # shut down
-                return
-            with contextlib.suppress(OSError, ValueError), connection:
-                connection.settimeout(CONNECT_SECONDS)
-                greeter = int(connection.recv(16))
-                connection.sendall(GREETING)
-                greeters.add(greeter)
-
-    answering = threading.Thread(target=answer, daemon=True)
-    answering.start()
-    deadline = time.monotonic() + wait_seconds
-    try:
-        while True:
-            greeted |= {n for n in others - greeted if _greet(cluster, n)}
-            missing = sorted(others - (greeted & greeters))
-            if not missing:
-                return
-            if time.monotonic() > deadline:
-                names = ", ".join(f"{n} ({cluster.addresses[n]})" for n in missing)
-                raise WorkerLost(
-                    f"worker {cluster.worker} has waited {wait_seconds:g} s for worker {names}. "
-                    "Start all workers, with the same list of addresses; let their ports be open "
-                    "to each other; or wait longer with --wait_seconds."
-                )
-            time.sleep(POLL_SECONDS)
-    finally:
-        listening.shutdown(socket.SHUT_RDWR)  # wakes the thread, whose wait would keep the port
-        answering.join()
-        listening.close()
-
-
-def _greet(cluster: Cluster, other: int) -> bool:
-    """Whether worker `other` answers as one that is about to join."""
-    host, _, port = cluster.addresses[other].rpartition(":")
-    try:
-        with socket.create_connection((host, int(port)), timeout=CONNECT_SECONDS) as connection:
-            connection.sendall(str(cluster.worker).encode())
-            return connection.recv(len(GREETING)) == GREETING
-    except (OSError, ValueError, OverflowError):
-        return False
-
-
-def _exit(error: WorkerLost) -> NoReturn:
-    """Leaves at once: threads of TensorFlow's wait for ever for the one that is gone."""
-    print(error, file=sys.stderr, flush=True)  # noqa: T201
-    sys.stdout.flush()
-    os._exit(error.exit_status)
-
-
 @contextlib.contextmanager
 def together(placement: Placement) -> Iterator[None]:
     """What the workers do together: the block is left when all have reached its end.
 
-    When one is lost, the others cannot go on: the process ends with `WorkerLost`'s status, and the
-    whole job has to be started again. Workers other than the chief leave signals to it: it saves
-    and stops, and the others then follow.
+    When one is lost the others cannot go on: they end with `WorkerLost`'s status, and the whole job
+    has to be started again. When one ends for a reason of its own, by an exception in this block,
+    the others end with its exit status and name the reason. Workers other than the chief leave
+    signals to it: it saves and stops.
     """
-    if placement.workers == 1:
+    if placement.lines is None:
         yield
         return
-    received: list[int] = []
-    with _peers(placement.worker, received):
-        if placement.is_chief:
+    with _peers(placement.lines):
+        with contextlib.nullcontext() if placement.is_chief else _signals_ignored():
             yield
-        else:
-            with _signals_to(received.append):
-                yield
         summed(placement, np.zeros(1))
 
 
 @contextlib.contextmanager
-def _peers(worker: int, received: Sequence[int] = ()) -> Iterator[None]:
-    """Ends the process with a message when another worker is lost in this block."""
+def _peers(lines: Lines) -> Iterator[None]:
+    """Tells the other workers why this one ends in this block, or ends when another has ended.
+
+    Then at once: threads of TensorFlow's wait for ever for the one that is gone.
+    """
     try:
         yield
-    except tf.errors.OpError as error:
-        message = error.message or ""
-        if not isinstance(error, PEER_ERRORS) and not PEER_MESSAGE.search(message):
+    except Exception as error:
+        if not _tells_of_a_loss(error):
+            is_users = isinstance(error, (UserError, OSError))
+            status = cli.EXIT_USER_ERROR if is_users else getattr(error, "exit_status", 1)
+            lines.say(status, str(error) or repr(error))
             raise
-        if received:
-            stopped = Stopped(received[0], f"worker {worker} stopped with the chief")
-            print(stopped, file=sys.stderr, flush=True)  # noqa: T201
-            os._exit(stopped.exit_status)
-        lost = sorted(set(re.findall(r"/task:(\d+)", message)) - {str(worker)})
-        _exit(
-            WorkerLost(
-                f"worker {worker} lost worker {' or '.join(lost) or '(unknown)'} and cannot go on. "
-                "Start all workers again: with --run and the same command as before, training goes "
-                f"on from its last checkpoint. ({type(error).__name__})"
+        if words := lines.hear():
+            status = words.exit_status
+            ending = f"worker {lines.worker} ends with worker {words.worker}: {words.message}"
+        else:
+            status = WorkerLost.exit_status
+            lost = set(re.findall(r"/task:(\d+)", str(error))) - {str(lines.worker)}
+            ending = (
+                f"worker {lines.worker} lost worker {' or '.join(sorted(lost)) or '(unknown)'} and "
+                "cannot go on. Start all workers again: with --run and the same command as before, "
+                f"training goes on from its last checkpoint. ({type(error).__name__})"
             )
-        )
+        print(ending, file=sys.stderr, flush=True)  # noqa: T201
+        sys.stdout.flush()
+        os._exit(status)
+
+
+def _tells_of_a_loss(error: Exception) -> bool:
+    """Whether another worker's end is the cause of an error."""
+    return isinstance(error, tf.errors.OpError) and bool(
+        isinstance(error, PEER_ERRORS) or PEER_MESSAGE.search(error.message or "")
+    )
 
 
 @contextlib.contextmanager
-def _signals_to(receive: Callable[[int], Any]) -> Iterator[None]:
-    """SIGTERM and SIGINT call `receive` and do nothing else."""
+def _signals_ignored() -> Iterator[None]:
+    """SIGTERM and SIGINT do nothing in this block."""
     numbers = (signal.SIGTERM, signal.SIGINT)
-    former = [signal.signal(each, lambda number, frame: receive(number)) for each in numbers]
+    former = [signal.signal(number, signal.SIG_IGN) for number in numbers]
     try:
         yield
     finally:

@@ -1,8 +1,9 @@
-"""Exports a run's generator as a SavedModel that TensorFlow Serving loads.
+"""Exports a run's generator: a SavedModel for TensorFlow Serving, or a file of another format.
 
-An export is a folder, `saved_models/dcgan/3/`: a version under its base path.
+A SavedModel is a folder, `saved_models/dcgan/3/`: a version under its base path.
 
 saved_model.pb, variables/   the generator in float32, with the averaged weights where there are any
+assets.extra/                requests that a server runs before the version goes live (warm-up)
 model_card.json              what the model is, what it was trained on, how, and how it is called
 
 Its signatures, with labels for conditional models only; every tensor has the batch B in front:
@@ -13,27 +14,35 @@ png               seed (B,) int32 [, labels (B,) int32]        -> png_bytes (B,)
 
 Images are in [0, 1]. Each row of `sample` and `png` draws its latent from its own seed, so that the
 same request has the same answer on every replica and after every restart.
+
+The other formats are files beside the versions, `saved_models/dcgan/3.onnx` and `3.tflite`; see
+`tfgan_mnist.formats`. TensorFlow Serving passes over them. A number stands for one set of weights:
+--saved_model=saved_models/dcgan/3 gives the file the version's number, --run the next one.
 """
 
 import dataclasses
 import datetime
 import json
 import os
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from tfgan_mnist import __version__, cli, files, latents, runs
+from tfgan_mnist import __version__, cli, files, formats, latents, runs
 from tfgan_mnist.config import Config
 from tfgan_mnist.errors import UserError
+from tfgan_mnist.serving import protos
 
 if TYPE_CHECKING:
     from tfgan_mnist.models import GAN
 
 CARD = "model_card.json"
+SAVED_MODEL = "saved_model"  # the format that is a folder; the others are those of `formats`
 LICENCE = "Apache-2.0"
 CHECKED_ROWS = 16
+WARMUP_ROWS = 4
 TOLERANCE = 1e-5  # of images in [0, 1], between Keras and what was written
 
 # Settings that say where things were on the machine of the training, which is nobody's business.
@@ -58,7 +67,7 @@ def export(model: "GAN", base_path: str | os.PathLike, card: dict[str, Any] | No
       OSError, UserError: nothing can be written there.
       RuntimeError: what was written does not make the images that Keras makes.
     """
-    number = 1 + max(versions(base_path), default=0)
+    number = next_number(base_path)
     while True:
         path = Path(base_path) / str(number)
         try:
@@ -79,6 +88,93 @@ def versions(base_path: str | os.PathLike) -> dict[int, Path]:
         return {}
     numbered = (path for path in base_path.iterdir() if path.name.isascii() and path.name.isdigit())
     return {int(path.name): path for path in numbered if path.is_dir()}
+
+
+def next_number(base_path: str | os.PathLike) -> int:
+    """One above the highest version, or file of another format, under `base_path`; 1 at first."""
+    suffixes = formats.SUFFIXES.values()
+    found = [path for suffix in suffixes for path in Path(base_path).glob(f"*{suffix}")]
+    files_ = [int(path.stem) for path in found if path.stem.isascii() and path.stem.isdigit()]
+    return 1 + max([*versions(base_path), *files_], default=0)
+
+
+def find_version(path: Path) -> Path:
+    """The folder of a version: `path` itself, or the highest version under it.
+
+    Raises:
+      UserError: neither.
+    """
+    found = {0: path} if (path / "saved_model.pb").exists() else versions(path)
+    if not found:
+        raise UserError(
+            f"{path}: expected the folder of a SavedModel, or one of numbered versions; "
+            "python -m tfgan_mnist.export makes them from runs"
+        )
+    return found[max(found)]
+
+
+def export_file(
+    model: "GAN",
+    base_path: str | os.PathLike,
+    format_name: str,
+    card: dict[str, Any] | None = None,
+) -> Path:
+    """Publishes the generator of `model` as the next number under `base_path`, `3.onnx` say.
+
+    Like `export`, but as one file of a format of `tfgan_mnist.formats`.
+
+    Raises:
+      OSError: nothing can be written there.
+      UserError: the packages of the format are not installed.
+      RuntimeError: the file does not make the images that Keras makes.
+    """
+    import tensorflow as tf
+
+    with tf.device("/CPU:0"):
+        model = _in_float32(model)
+    card = _describe(model) | (card or {})
+    generate, _ = _endpoints(model)["serving_default"]
+    path = Path(base_path) / f"{next_number(base_path)}{formats.SUFFIXES[format_name]}"
+    return _publish_file(path, format_name, generate, card)
+
+
+def convert(version: Path, format_name: str) -> Path:
+    """Publishes a version in another format beside it: `dcgan/3/` as `dcgan/3.onnx`.
+
+    The file is compared with the version's SavedModel, as that one was with Keras.
+
+    Raises:
+      OSError, RuntimeError: as `export_file`.
+      UserError: no export of tfgan_mnist, or the packages of the format are not installed.
+    """
+    import tensorflow as tf
+
+    version = version.resolve()  # the number of a link is that of what it points to
+    try:
+        card = json.loads((version / CARD).read_text())
+        with tf.device("/CPU:0"):
+            loaded = tf.saved_model.load(str(version))
+        generate = loaded.signatures["serving_default"]
+        _ = card["latent_dim"], card["num_classes"], card["signatures"]["serving_default"]
+    except Exception as error:  # a damaged file raises whatever it comes to
+        reason = str(error).strip().partition("\n")[0]
+        raise UserError(
+            f"{version}: expected an export of tfgan_mnist with a {CARD}; received: {reason}"
+        ) from error
+    path = version.with_name(version.name + formats.SUFFIXES[format_name])
+    return _publish_file(path, format_name, generate, card)
+
+
+def _publish_file(path: Path, format_name: str, generate: Callable, card: dict[str, Any]) -> Path:
+    """Writes the file at `path` once it makes the images that `generate` makes."""
+    formats.expect_packages(format_name)
+    latent_dim, num_classes = card["latent_dim"], card["num_classes"]
+    content = formats.convert(format_name, generate, latent_dim, num_classes, card)
+    request = _request(latent_dim, num_classes, ["latents", "labels"], CHECKED_ROWS)
+    _compare(formats.run(format_name, content, request), _by_keras(generate, request), format_name)
+    with files.publish(path) as partial:
+        partial.write_bytes(content)
+    return path
 
 
 def describe_run(run: Path) -> dict[str, Any]:
@@ -116,11 +212,23 @@ def _write(model: "GAN", folder: Path, card: dict[str, Any]) -> None:
         archive.add_endpoint(name, endpoint, inputs)
     try:
         archive.write_out(folder, verbose=False)
+        _write_warmup(folder, _requests(model, endpoints, WARMUP_ROWS))
     except tf.errors.OpError as error:
         reason = error.message.rpartition(";")[2].strip()  # after operations and temporary names
         raise UserError(f"{folder.parent}: cannot write an export: {reason}") from error
     _check(model, folder, endpoints)
     (folder / CARD).write_text(json.dumps(_describe(model) | card, indent=2) + "\n")
+
+
+def _write_warmup(folder: Path, requests: dict[str, dict]) -> None:
+    """Writes what a server is to run before the version goes live: its first calls are slow."""
+    import tensorflow as tf
+
+    path = folder / protos.WARMUP
+    path.parent.mkdir()
+    with tf.io.TFRecordWriter(str(path)) as writer:
+        for name, request in requests.items():
+            writer.write(protos.warmup_record(name, request))
 
 
 def _in_float32(model: "GAN") -> "GAN":
@@ -204,28 +312,48 @@ def _check(model: "GAN", folder: Path, endpoints: dict[str, tuple]) -> None:
     Raises:
       RuntimeError: images differ by more than TOLERANCE, or are NaN.
     """
-    import tensorflow as tf
-
-    rows = np.arange(CHECKED_ROWS, dtype=np.int32)
-    values = {"latents": latents.draw(CHECKED_ROWS, model.latent_dim, seed=0), "seed": rows}
-    if model.num_classes:
-        values["labels"] = rows % model.num_classes
-    requests = {
-        name: {spec.name: values[spec.name] for spec in inputs}
-        for name, (_, inputs) in endpoints.items()
-    }
+    requests = _requests(model, endpoints, CHECKED_ROWS)
     answers = _serve(folder, requests)
     for name, (endpoint, _) in endpoints.items():
-        with tf.device("/CPU:0"):
-            expected = endpoint(**tf.nest.map_structure(tf.constant, requests[name]))
-        difference = np.abs(_images(answers[name]) - _images(expected)).max()
         # Where Keras's pixel is rounded up, the other may just be rounded down.
         tolerance = TOLERANCE + (1 / 255 if name == "png" else 0)
-        if not difference <= tolerance:  # written so that NaN fails too
-            raise RuntimeError(
-                f"signature {name!r}: expected the images that Keras makes, in [0, 1] and to "
-                f"within {tolerance:.1g}; they differ by {difference:.1g}. Nothing was published."
-            )
+        expected = _by_keras(endpoint, requests[name])
+        _compare(_images(answers[name]), expected, f"signature {name!r}", tolerance)
+
+
+def _requests(model: "GAN", endpoints: dict[str, tuple], rows: int) -> dict[str, dict]:
+    """Signature name -> inputs by name, of `rows` rows."""
+    return {
+        name: _request(model.latent_dim, model.num_classes, [spec.name for spec in inputs], rows)
+        for name, (_, inputs) in endpoints.items()
+    }
+
+
+def _request(latent_dim: int, num_classes: int | None, names: list[str], rows: int) -> dict:
+    """Inputs by name, those of `names` that the model takes."""
+    numbers = np.arange(rows, dtype=np.int32)
+    values = {"latents": latents.draw(rows, latent_dim, seed=0), "seed": numbers}
+    if num_classes:
+        values["labels"] = numbers % num_classes
+    return {name: values[name] for name in names if name in values}
+
+
+def _by_keras(endpoint: Callable, request: dict[str, np.ndarray]) -> np.ndarray:
+    """The images that an endpoint makes when TensorFlow runs it on the CPU."""
+    import tensorflow as tf
+
+    with tf.device("/CPU:0"):
+        return _images(endpoint(**{key: tf.constant(value) for key, value in request.items()}))
+
+
+def _compare(images: np.ndarray, expected: np.ndarray, what: str, tolerance=TOLERANCE) -> None:
+    """Raises RuntimeError when images differ from Keras's by more than `tolerance`, or are NaN."""
+    difference = np.abs(images - expected).max()
+    if not difference <= tolerance:  # written so that NaN fails too
+        raise RuntimeError(
+            f"{what}: expected the images that Keras makes, in [0, 1] and to within "
+            f"{tolerance:.1g}; they differ by {difference:.1g}. Nothing was published."
+        )
 
 
 def _serve(folder: Path, requests: dict[str, dict]) -> dict[str, dict]:
@@ -294,8 +422,8 @@ def _describe(model: "GAN") -> dict[str, Any]:
     }
 
 
-def export_run(run: Path, export_root: Path) -> Path:
-    """Exports the newest checkpoint of a run under `export_root/<model>/`; returns the version.
+def export_run(run: Path, export_root: Path, format_name: str = SAVED_MODEL) -> Path:
+    """Exports what a run has learnt under `export_root/<model>/`; returns where it is.
 
     Raises:
       UserError: not a run folder, no readable checkpoint in it, or nothing can be written.
@@ -305,24 +433,48 @@ def export_run(run: Path, export_root: Path) -> Path:
     from tfgan_mnist import checkpoints
 
     settings, model = checkpoints.restore_run(run)
-    return export(model, export_root / settings.model, card)
+    base_path = export_root / settings.model
+    if format_name == SAVED_MODEL:
+        return export(model, base_path, card)
+    return export_file(model, base_path, format_name, card)
 
 
 def main(arguments) -> None:
-    """Turns flags into a call of `export_run`."""
-    version = export_run(Path(arguments.run), Path(arguments.export_root))
-    print(f"Exported: {version}")
+    """Turns flags into a call of `export_run` or `convert`."""
+    if arguments.format != SAVED_MODEL:
+        formats.expect_packages(arguments.format)
+    if arguments.run:
+        path = export_run(Path(arguments.run), Path(arguments.export_root), arguments.format)
+    elif arguments.format == SAVED_MODEL:
+        raise UserError("--saved_model: it is one already; expected --format=onnx or litert")
+    else:
+        version = find_version(Path(arguments.saved_model))
+        cli.start_tensorflow()
+        path = convert(version, arguments.format)
+    print(f"Exported: {path}")
 
 
 def parser() -> cli.Parser:
     """The flags of the command."""
     parser = cli.Parser("export", __doc__.partition("\n")[0])
-    parser.add_argument("--run", required=True, help="folder of the run, such as runs/0003-dcgan")
+    source = parser.add_mutually_exclusive_group(required=True)
+    source.add_argument("--run", metavar="FOLDER", help="a run, such as runs/0003-dcgan")
+    source.add_argument(
+        "--saved_model",
+        metavar="FOLDER",
+        help="an export to convert: a version's folder, or its parent for the highest version",
+    )
+    parser.add_argument(
+        "--format",
+        choices=[SAVED_MODEL, *formats.SUFFIXES],
+        default=SAVED_MODEL,
+        help="onnx and litert need the extra of that name (default: %(default)s)",
+    )
     parser.add_argument(
         "--export_root",
         default=Config.export_root,
         metavar="FOLDER",
-        help="where <model>/<version>/ is written (default: %(default)s)",
+        help="where a run's <model>/<version>/ is written (default: %(default)s)",
     )
     return parser
 

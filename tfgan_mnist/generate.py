@@ -62,7 +62,7 @@ class Plan(NamedTuple):
 
 
 def from_run(run: Path) -> Source:
-    """The newest checkpoint of a run.
+    """The checkpoint of a run with the best evaluation, or the newest without any.
 
     Raises:
       UserError: not a run folder, or no readable checkpoint in it.
@@ -84,13 +84,7 @@ def from_saved_model(path: Path) -> Source:
     Raises:
       UserError: no SavedModel there, a damaged one, or one without our signatures.
     """
-    found = {0: path} if (path / "saved_model.pb").exists() else export.versions(path)
-    if not found:
-        raise UserError(
-            f"{path}: expected the folder of a SavedModel, or one of numbered versions; "
-            "python -m tfgan_mnist.export makes them from runs"
-        )
-    folder = found[max(found)]
+    folder = export.find_version(path)
     cli.start_tensorflow()
     import tensorflow as tf
 

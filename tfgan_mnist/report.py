@@ -20,8 +20,11 @@ TABLE = (
     ("coverage", "coverage", "higher"),
     ("classes_covered", "classes covered", "higher"),
     ("histogram_divergence", "class histogram, KL from real", "lower"),
-    ("label_accuracy", "label accuracy", "higher"),
+    ("label_accuracy", "label accuracy (GAN-test)", "higher"),
+    ("gan_train_accuracy", "GAN-train accuracy", "higher"),
     ("nearest_training_image", "nearest training image, median", "like floor"),
+    ("small_batch_frechet", "FID of 32 logits (TF-GAN)", "lower"),
+    ("small_batch_score", "score of 32 logits (TF-GAN)", "higher"),
 )
 
 
@@ -49,31 +52,50 @@ def describe(told: dict[str, Any]) -> str:
     return "\n".join(lines) + "\n"
 
 
-def draw(path: Path, told: dict, pixels, pairs, real_features, features) -> None:
-    """Draws samples, their neighbours, classes and features as a PNG.
+def draw(
+    path: Path,
+    told: dict[str, Any],
+    pixels: np.ndarray,
+    logits: np.ndarray,
+    features: np.ndarray,
+    real_features: np.ndarray,
+    pairs: np.ndarray,
+    distances: np.ndarray,
+    real_distances: np.ndarray,
+) -> None:
+    """Draws samples, their neighbours, classes, features and confidence as a PNG.
 
     Args:
       path: the file.
-      told: what `evaluate` returns.
+      told: what stands in metrics.json.
       pixels: uint8 (N, H, W, C), the samples.
-      pairs: uint8 (2, n, H, W, C), some samples and their nearest training images.
-      real_features: float32 (M, d).
+      logits: float32 (N, K).
       features: float32 (N, d).
+      real_features: float32 (M, d).
+      pairs: uint8 (2, n, H, W, C), some samples and their nearest training images.
+      distances: float32 (n,), between them.
+      real_distances: float32 (m,), of test images to their nearest training images.
     """
     # Imported here: it takes half a second. `Figure` needs no display.
     from matplotlib.figure import Figure
 
-    figure = Figure(figsize=(12, 10), layout="constrained")
-    (grid, classes), (neighbours, scatter) = figure.subplots(2, 2)
-    title, *_ = describe(told).splitlines()
-    fid, floor = told["scores"]["fid"], told["floor"]["fid"]
-    figure.suptitle(f"{title}\nFID {fid:.3g} (floor {floor:.3g}), {told['classifier']}")
+    figure = Figure(figsize=(22, 11), layout="constrained")
+    panels = figure.subplots(2, 4)
+    (grid, neighbours, classes, spread), (worst, best, scatter, table) = panels
+    title, protocol, _, *figures = describe(told).splitlines()
+    figure.suptitle(f"{title}\n{protocol}")
+    table.set_axis_off()
+    text = "\n".join(figures[: figures.index("")] if "" in figures else figures)
+    table.text(0, 1, text, family="monospace", fontsize=8, va="top", transform=table.transAxes)
 
     # Rows of samples, each with a row of training images below.
     rows = pairs[:, :50].reshape(2, 5, 10, *pixels.shape[1:]).swapaxes(0, 1)
+    sure = np.argsort(_confidence(logits))
     for axes, tiles, title in (
         (grid, pixels[:100], "samples"),
         (neighbours, rows.reshape(100, *pixels.shape[1:]), "samples, nearest training image below"),
+        (worst, pixels[sure[:100]], "the 100 that the classifier is least sure of"),
+        (best, pixels[sure[-100:]], "the 100 that the classifier is surest of"),
     ):
         axes.imshow(images.grid(tiles, 10).squeeze(), cmap="gray", vmin=0, vmax=255)
         axes.set_title(title)
@@ -85,6 +107,12 @@ def draw(path: Path, told: dict, pixels, pairs, real_features, features) -> None
     classes.set(title="classes, as the classifier sees them", xlabel="class", ylabel="share")
     classes.legend(loc="lower right")
 
+    longest = max(distances.max(), real_distances.max())
+    for name, some in (("real test images", real_distances), ("samples", distances)):
+        spread.hist(some, 40, (0, longest), density=True, alpha=0.5, label=name)
+    spread.set_title("distance to the nearest training image (0: a copy)")
+    spread.legend()
+
     # The plane in which the real images vary most.
     moments = metrics.statistics(real_features)
     plane = np.linalg.eigh(moments.covariance)[1][:, -2:]  # (d, 2)
@@ -95,3 +123,12 @@ def draw(path: Path, told: dict, pixels, pairs, real_features, features) -> None
     scatter.legend(markerscale=4)
     with files.publish(path) as partial:
         figure.savefig(partial, dpi=100)
+
+
+def _confidence(logits: np.ndarray) -> np.ndarray:
+    """(N, K) logits -> (N,): by how much the first class leads the second.
+
+    The order of the largest probabilities, but for ties: those of good digits round to 1.
+    """
+    second, first = np.partition(logits, -2, axis=1)[:, -2:].T
+    return first - second

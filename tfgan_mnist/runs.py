@@ -1,26 +1,30 @@
 """A run is a folder: `runs/0003-dcgan/`.
 
 config.json      the resolved configuration, what the data set is, versions; written first
-log.csv          a row per epoch
+log.csv          a row per epoch: seconds of training, and means of what the step reports
+evaluations.csv  a row per evaluation, against held-out training images
 samples/         epoch_000.png (before training), epoch_001.png, ...
 samples.gif      the same over time
-curves.png       losses and accuracies over epochs
-checkpoints/     what `--resume` continues from
-metrics.json     the discriminator on the test images; under "samples", what `evaluate` found
-report.png       the pictures of `evaluate`
+curves.png       log and evaluations as a picture
+checkpoints/     what `--resume` continues from, and the one of the best evaluation
+metrics.json     on the test images: the discriminator, and under "samples" the generator
+report.png       the pictures to "samples"
 exported         the path of the export, written when all is done
 """
 
 import contextlib
+import csv
 import dataclasses
 import fcntl
 import importlib.metadata
+import io
 import json
+import math
 import platform
 import re
 from collections.abc import Iterator
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from tfgan_mnist import config as configuration
 from tfgan_mnist import files
@@ -29,10 +33,12 @@ from tfgan_mnist.errors import UserError
 
 CONFIG = "config.json"
 LOG = "log.csv"
+EVALUATIONS = "evaluations.csv"
 SAMPLES = "samples"
 GIF = "samples.gif"
 CURVES = "curves.png"
 METRICS = "metrics.json"
+REPORT = "report.png"
 EXPORTED = "exported"
 
 
@@ -96,6 +102,61 @@ def read(path: str | Path) -> tuple[Config, DataFacts]:
     except (ValueError, LookupError, TypeError, AttributeError, RecursionError) as error:
         raise UserError(f"{file}: expected a saved configuration; received: {error!r}") from error
     return config, facts
+
+
+Row = dict[str, float]
+
+
+def read_rows(path: Path) -> list[Row]:
+    """The rows of log.csv or evaluations.csv, NaN where a cell is empty; none without a file."""
+    if not path.exists():
+        return []
+    with open(path, newline="") as stream:
+        return [
+            {key: float(cell) if cell else math.nan for key, cell in row.items()}
+            for row in csv.DictReader(stream)
+        ]
+
+
+def write_rows(path: Path, rows: list[Row]) -> None:
+    """Replaces the file as a whole, so that it never ends in half a row.
+
+    Columns are those of all rows, in the order in which they appear.
+    """
+    text = io.StringIO()
+    writer = csv.DictWriter(text, list(dict.fromkeys(key for row in rows for key in row)))
+    writer.writeheader()
+    for row in rows:
+        cells = {key: "" if math.isnan(value) else f"{value:.7g}" for key, value in row.items()}
+        writer.writerow(cells)
+    with files.publish(path) as partial:
+        partial.write_text(text.getvalue())
+
+
+def best_step(run: Path) -> int | None:
+    """The generator update at which the evaluation found the lowest FID; None without any."""
+    rows = [row for row in read_rows(run / EVALUATIONS) if row["fid"] == row["fid"]]
+    return int(min(rows, key=lambda row: row["fid"])["step"]) if rows else None
+
+
+def read_metrics(folder: Path) -> dict[str, Any]:
+    """What metrics.json in a folder holds so far.
+
+    Raises:
+      UserError: it is no JSON object.
+    """
+    file = folder / METRICS
+    try:
+        return {**json.loads(file.read_text())} if file.exists() else {}
+    except (ValueError, TypeError) as error:
+        raise UserError(f"{file}: expected a JSON object; received: {error}. Remove it.") from error
+
+
+def add_metrics(folder: Path, **parts: Any) -> None:
+    """Puts parts into a folder's metrics.json; the others stay. Raises as `read_metrics` does."""
+    whole = read_metrics(folder) | parts
+    with files.publish(folder / METRICS) as partial:
+        partial.write_text(json.dumps(whole, indent=2) + "\n")
 
 
 @contextlib.contextmanager

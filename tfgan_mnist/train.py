@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 from tfgan_mnist import cli, config, files, runs
 from tfgan_mnist.config import Config
 from tfgan_mnist.errors import UserError
+from tfgan_mnist.report import describe
 
 if TYPE_CHECKING:
     from tfgan_mnist.distribution import Placement
@@ -29,6 +30,7 @@ MAY_CHANGE_ON_RESUME = (
     "epochs",
     "tensorboard",
     "sync_batch_norm",
+    "on_collapse",
 )
 # In these the workers of a run may differ: each reads its own data, and only the chief writes.
 OWN_TO_WORKERS = ("data_dir", "manual_dir", "run_root", "export_root", "tensorboard")
@@ -79,7 +81,7 @@ def train(
 
 def _train(settings: Config, run: Path | None, placement: "Placement") -> Path:
     """`train` on devices that are settled."""
-    from tfgan_mnist import callbacks, checkpoints, data, distribution, models, runtime
+    from tfgan_mnist import callbacks, checkpoints, data, distribution, models, quality, runtime
 
     # The data, in memory as uint8. They settle what the configuration leaves to them.
     if settings.tensorboard:
@@ -96,7 +98,12 @@ def _train(settings: Config, run: Path | None, placement: "Placement") -> Path:
         num_classes=data_set.num_classes,
         num_images=len(data_set.train.images),
     )
-    full_pass = data.steps_per_epoch(data_set.train, settings.images_per_step)
+    num_held_out, judge = 0, None
+    if settings.epochs_per_evaluation:
+        num_held_out = quality.num_held_out(facts.num_images)
+        judge = _judge(settings, facts) if num_held_out and placement.is_chief else None
+    training, held_out = data.hold_out(data_set.train, num_held_out)
+    full_pass = data.steps_per_epoch(training, settings.images_per_step)
     settings = dataclasses.replace(
         settings,
         channels=facts.image_shape[-1],
@@ -104,6 +111,7 @@ def _train(settings: Config, run: Path | None, placement: "Placement") -> Path:
         precision=runtime.resolve_precision(settings.precision),
     )
     distribution.expect_divisible(placement, settings.batch_size)
+    _expect_no_rollback(settings, placement)
     shared = dataclasses.asdict(settings) | dict.fromkeys(OWN_TO_WORKERS, "")
     distribution.expect_same(placement, "settings and data", f"{shared} {facts}")
 
@@ -145,27 +153,44 @@ def _train(settings: Config, run: Path | None, placement: "Placement") -> Path:
 
         # What happens during training, in this order; a checkpoint says "this epoch is done".
         stop = callbacks.StopOnSignal(run)
+        evaluation = None
+        if judge:
+            evaluation = quality.Evaluation(
+                run,
+                judge,
+                held_out,
+                settings.epochs_per_evaluation,
+                last_epoch=settings.epochs,
+                first_epoch=epoch,
+            )
         during = [
-            callbacks.StopOnNonFinite(),
             callbacks.SampleGrid(run, settings.tensorboard),
             callbacks.Log(run, epoch, settings.images_per_step),
+            *([evaluation] if evaluation else []),
+            quality.CollapseWatch(run, settings.on_collapse, evaluation),
             *([callbacks.tensorboard(run)] if settings.tensorboard else []),
             callbacks.Checkpoint(run),
             stop,
         ]
-        scores = callbacks.TestScores(run, data_set.test)
+        report = quality.TestReport(run, data_set, judge, settings.data_dir)
         publish = callbacks.ExportSavedModel(Path(settings.export_root) / settings.model, run)
-        at_the_end = [scores, publish, callbacks.Pictures(run)]
+        at_the_end = [
+            quality.RestoreBest(run),
+            callbacks.CopyFromChief(placement),
+            report,
+            publish,
+            callbacks.Pictures(run),
+        ]
         if not placement.is_chief:
             # What all workers have to take part in. The rest needs no partner, and is the chief's.
-            during, at_the_end = [callbacks.StopOnNonFinite()], [scores]
+            during, at_the_end = [], [callbacks.CopyFromChief(placement), report]
 
         def fit(first_epoch: int, epochs: int, steps: int, extra: list) -> None:
             batches = distribution.share(
                 placement,
                 functools.partial(
                     data.batches,
-                    data_set.train,
+                    training,
                     settings.images_per_step,
                     settings.seed,
                     first_step=model.steps_done,
@@ -197,11 +222,33 @@ def _train(settings: Config, run: Path | None, placement: "Placement") -> Path:
             with files.publish(exported) as partial:
                 partial.write_text(str(publish.exported))
 
+    if report.told:
+        print(f"\n{describe(report.told)}")
     print(f"Samples:  {run / runs.SAMPLES} and {run / runs.GIF}")
     print(f"Log:      {run / runs.LOG} and {run / runs.CURVES}")
     print(f"Scores:   {run / runs.METRICS}")
     print(f"Exported: {publish.exported}")
     return run
+
+
+def _judge(settings: Config, facts: runs.DataFacts):
+    """The classifier of the data set, or None when there is none yet, which is said."""
+    from tfgan_mnist import classifier
+
+    try:
+        return classifier.load(settings.dataset, facts.image_shape, settings.data_dir)
+    except UserError as error:
+        print(f"Samples will not be judged: {error}")
+        return None
+
+
+def _expect_no_rollback(settings: Config, placement: "Placement") -> None:
+    """Raises UserError when several workers would have to go back to other weights together."""
+    if placement.workers > 1 and settings.on_collapse == "rollback":
+        raise UserError(
+            "on_collapse: expected warn or stop where several workers train together; received "
+            "rollback, which one process can do, on all its GPUs"
+        )
 
 
 def _expect_epochs_ahead(run: Path, settings: Config, steps_done: int) -> None:

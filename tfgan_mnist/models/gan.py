@@ -127,24 +127,27 @@ class RunningMeans(keras.metrics.Metric):
     def __init__(self, keys: Sequence[str], name: str = "means"):
         super().__init__(name=name)
         self.keys = tuple(keys)
-        self.total = keras.Variable(np.zeros(len(keys)), dtype="float32", trainable=False)
-        self.count = keras.Variable(np.zeros(len(keys)), dtype="float32", trainable=False)
+        # Of each key the total and the count: what a `Mean` of each has, and checkpoints hold.
+        self.sums = [
+            keras.Variable(0.0, dtype="float32", trainable=False) for _ in range(2 * len(keys))
+        ]
 
     def update_state(self, values: dict) -> None:
         """Adds this replica's values of some keys: (B,) per example, or () per step."""
-        none = tf.zeros([0])
-        known = [tf.cast(values.get(key, none), tf.float32) for key in self.keys]
-        sums = [tf.reduce_sum(value) for value in known]
-        counts = [tf.cast(tf.size(value), tf.float32) for value in known]
+        own = []
+        for key in self.keys:
+            value = tf.cast(values.get(key, tf.zeros([0])), tf.float32)
+            own += [tf.reduce_sum(value), tf.cast(tf.size(value), tf.float32)]
         context = tf.distribute.get_replica_context()
-        over_replicas = context.all_reduce(tf.distribute.ReduceOp.SUM, tf.stack([sums, counts]))
-        self.total.assign_add(over_replicas[0])
-        self.count.assign_add(over_replicas[1])
+        # In one message, whose latency is what it costs.
+        over_replicas = context.all_reduce(tf.distribute.ReduceOp.SUM, tf.stack(own))
+        for variable, number in zip(self.sums, tf.unstack(over_replicas)):
+            variable.assign_add(number)
 
     def result(self) -> dict:
         """Key -> mean; 0 for keys without values."""
-        means = tf.unstack(tf.math.divide_no_nan(self.total.value, self.count.value))
-        return dict(zip(self.keys, means))
+        pairs = zip(self.keys, self.sums[::2], self.sums[1::2])
+        return {key: tf.math.divide_no_nan(total.value, count.value) for key, total, count in pairs}
 
 
 class Verdict(NamedTuple):
@@ -363,8 +366,19 @@ class GAN(keras.Model):
 
     @property
     def log_keys(self) -> tuple[str, ...]:
-        """Names of what a step reports; accuracies are shares of the batch in [0, 1]."""
-        return ("d_loss", "g_loss", "d_real_accuracy", "d_fake_accuracy")
+        """Names of what a step reports.
+
+        Accuracies are shares of the batch in [0, 1]; gradient norms are Euclidean, over all weights
+        of a network, before the optimizer.
+        """
+        return (
+            "d_loss",
+            "g_loss",
+            "d_real_accuracy",
+            "d_fake_accuracy",
+            "d_gradient_norm",
+            "g_gradient_norm",
+        )
 
     @property
     def metrics(self) -> list[keras.metrics.Metric]:
@@ -401,8 +415,10 @@ class GAN(keras.Model):
             )
             scaled = self.d_optimizer.scale_loss(self._share_of_global_mean(per_example))
         variables = self.discriminator.trainable_variables
-        self._apply(self.d_optimizer, tape.gradient(scaled, variables), variables)
-        return {"d_loss": per_example} | self._accuracies(real, fake, labels)
+        gradients = tape.gradient(scaled, variables)
+        self._apply(self.d_optimizer, gradients, variables)
+        logs = {"d_loss": per_example, "d_gradient_norm": _norm(gradients, self.d_optimizer)}
+        return logs | self._accuracies(real, fake, labels)
 
     def _update_generator(self, g_tape, fakes, reals, labels) -> dict:
         """One update of G, whose forward pass to `fakes` is on `g_tape`; per-example logs (B,)."""
@@ -421,7 +437,7 @@ class GAN(keras.Model):
         variables = self.generator.trainable_variables
         gradients = g_tape.gradient(fakes, variables, output_gradients=upstream)
         self._apply(self.g_optimizer, gradients, variables)
-        return {"g_loss": per_example}
+        return {"g_loss": per_example, "g_gradient_norm": _norm(gradients, self.g_optimizer)}
 
     @staticmethod
     def _apply(optimizer, gradients, variables) -> None:
@@ -563,6 +579,24 @@ class GAN(keras.Model):
                 images[rows] = self._sample_batch(latents[rows], part)
         return images
 
+    def logits(self, images, labels=None) -> np.ndarray:
+        """What the discriminator says, in inference mode: > 0 is "real" where `zero_decides`.
+
+        Args:
+          images: (N, H, W, C) float32 in [-1, 1].
+          labels: (N,) integers, for conditional models.
+
+        Returns:
+          float32 (N,).
+        """
+        labels = self._check_labels(labels, len(images))
+        logits = np.empty(len(images), np.float32)
+        for first in range(0, len(images), SAMPLE_BATCH):
+            rows = slice(first, first + SAMPLE_BATCH)
+            part = None if labels is None else labels[rows]
+            logits[rows] = self._judge_batch(images[rows], part)
+        return logits
+
     def _check_labels(self, labels, num: int) -> np.ndarray | None:
         if self.num_classes is None:
             if labels is not None:
@@ -587,6 +621,10 @@ class GAN(keras.Model):
     @tf.function(reduce_retracing=True)
     def _sample_batch(self, latents, labels):
         return self.generate(latents, labels, training=False)
+
+    @tf.function(reduce_retracing=True)
+    def _judge_batch(self, images, labels):
+        return self.discriminate(images, labels, training=False).logits
 
     @contextlib.contextmanager
     def averaged_weights(self) -> Iterator[None]:
@@ -654,6 +692,20 @@ class GAN(keras.Model):
 
     def compile_from_config(self, config: dict) -> None:
         self.compile(**keras.saving.deserialize_keras_object(config))
+
+
+def _norm(gradients: list, optimizer: keras.optimizers.Optimizer):
+    """Norm () of the gradients of a scaled loss, as if it had not been scaled.
+
+    With several replicas each reports that of its own share of the batch. A step that is skipped,
+    since its float16 gradients overflowed, counts as 0: only the loss scale was too large.
+    """
+    replicas = tf.distribute.get_replica_context().num_replicas_in_sync
+    scale = optimizer.scale_loss(tf.ones([])) / replicas
+    norm = tf.linalg.global_norm(gradients) / scale
+    if isinstance(optimizer, keras.optimizers.LossScaleOptimizer):
+        norm = tf.where(tf.math.is_finite(norm), norm, 0.0)
+    return norm
 
 
 def _number(variable) -> int:

@@ -1,0 +1,244 @@
+"""Callbacks that say how good the samples are, and when training goes wrong."""
+
+import math
+import time
+from pathlib import Path
+from typing import Any
+
+import keras
+import numpy as np
+import tensorflow as tf
+from absl import logging
+
+from tfgan_mnist import checkpoints, data, images, metrics, runs, scoring, watch
+from tfgan_mnist.classifier import ChannelwiseClassifier, Classifier
+from tfgan_mnist.errors import UserError
+from tfgan_mnist.models import GAN
+from tfgan_mnist.models.gan import SAMPLE_BATCH
+
+NUM = 5000  # images on either side; of MNIST's 60,000 training images so many are held out
+SEED = 1  # of the latents; the report on the test images draws others
+FEWEST = scoring.MINIMUM
+MOST_ROLLBACKS = 3  # of one command; what fails a fourth time will not heal
+
+
+def num_held_out(num_images: int) -> int:
+    """How many of the training images evaluations are made against; 0 when there are too few."""
+    num = min(NUM, num_images // 12)
+    return num if num >= FEWEST else 0
+
+
+class Evaluation(keras.callbacks.Callback):
+    """Every so many epochs compares samples with held-out training images.
+
+    Adds FID, precision, recall, classes covered and for conditional models label accuracy to the
+    epoch's logs, for the callbacks after it, and keeps them with the class histogram and a lower
+    bound on the Jensen-Shannon divergence in evaluations.csv, a row per evaluation. The samples
+    always have the same latents, so that the weights alone make the difference.
+
+    Args:
+      run: the run's folder.
+      judge: the classifier of the data set.
+      held_out: images that training never sees; N >= FEWEST.
+      every: epochs from one evaluation to the next.
+      last_epoch: has one in any case.
+      first_epoch: that a resumed run goes on with; rows of later ones are dropped.
+    """
+
+    LOGGED = ("fid", "precision", "recall", "classes_covered", "label_accuracy")
+
+    def __init__(
+        self,
+        run: Path,
+        judge: Classifier | ChannelwiseClassifier,
+        held_out: data.Split,
+        every: int,
+        last_epoch: int,
+        first_epoch: int = 0,
+    ):
+        super().__init__()
+        self.path = run / runs.EVALUATIONS
+        self.judge = judge
+        self.held_out = held_out
+        self.every = every
+        self.last_epoch = last_epoch
+        self.reference: scoring.Reference = scoring.look(judge, held_out.images)
+        self.rows = [row for row in runs.read_rows(self.path) if row["epoch"] <= first_epoch]
+
+    def on_epoch_end(self, epoch, logs=None):
+        if (epoch + 1) % self.every and epoch + 1 != self.last_epoch:
+            return
+        row = {"epoch": epoch + 1, "step": self.model.steps_done} | self.evaluate()
+        if logs is not None:
+            logs.update({key: row[key] for key in self.LOGGED if key in row})
+        self.rows.append(row)
+        runs.write_rows(self.path, self.rows)
+
+    def evaluate(self) -> runs.Row:
+        """What is found of the model as it is, and the seconds it took."""
+        start = time.perf_counter()
+        samples, labels = draw(self.model, len(self.held_out.images), SEED)
+        features, logits = self.judge.features_and_logits(images.to_uint8(samples))
+        row = scoring.quick_scores(features, logits, self.reference)
+        if labels is not None:
+            row["label_accuracy"] = metrics.label_accuracy(logits, labels)
+        row["jsd_bound"] = jensen_shannon_bound(self.model, self.held_out, samples, labels)
+        row["seconds"] = time.perf_counter() - start
+        counts = metrics.class_histogram(logits.argmax(axis=1), logits.shape[1])
+        return row | {f"class_{k}": int(count) for k, count in enumerate(counts)}
+
+
+def draw(model: GAN, num: int, seed: int) -> tuple[np.ndarray, np.ndarray | None]:
+    """Samples float32 (num, H, W, C) in [-1, 1], and labels (num,), equally many of each class."""
+    labels = None
+    if model.num_classes is not None:
+        labels = np.arange(num, dtype=np.int32) % model.num_classes
+    return model.sample(model.latents(num, seed), labels), labels
+
+
+def jensen_shannon_bound(model: GAN, real: data.Split, samples, labels) -> float:
+    """`metrics.jensen_shannon_bound` of the discriminator on images it was not trained on.
+
+    Any function of an image gives a bound, whatever loss it was trained with; only those that learn
+    log p(real) / p(generated) give a good one.
+    """
+    of_real = model.logits(images.to_float(real.images), _known(model, real.labels))
+    of_fake = model.logits(samples, labels)
+    softplus = np.logaddexp(0.0, -of_real).mean() + np.logaddexp(0.0, of_fake).mean()
+    return metrics.jensen_shannon_bound(float(softplus))
+
+
+def _known(model: GAN, labels: np.ndarray) -> np.ndarray | None:
+    return None if model.num_classes is None else labels
+
+
+class CollapseWatch(keras.callbacks.Callback):
+    """Tells in one line when training goes wrong, and does what was asked for then.
+
+    Put it after `Log` and `Evaluation`, whose rows it reads, and before `Checkpoint`.
+
+    Args:
+      run: the run's folder.
+      action: "warn" says what is seen, once as long as it lasts; "stop" ends training; "rollback"
+        goes back to the best evaluation, at most `MOST_ROLLBACKS` times. Losses that are not finite
+        end training under "warn" too, since nothing can come of them.
+      evaluation: which knows the real images; None: only the log is watched.
+    """
+
+    def __init__(self, run: Path, action: str = "warn", evaluation: Evaluation | None = None):
+        super().__init__()
+        self.run = run
+        self.action = action
+        self.real = evaluation.reference if evaluation else None
+        self.told: str | None = None
+        self.rollbacks = 0
+
+    def on_train_batch_end(self, batch, logs=None):
+        for key, value in (logs or {}).items():
+            if not math.isfinite(value):
+                self.act(watch.non_finite(key, value), hopeless=True)
+                return
+
+    def on_epoch_end(self, epoch, logs=None):
+        log, evaluations = (
+            runs.read_rows(self.run / name) for name in (runs.LOG, runs.EVALUATIONS)
+        )
+        finding = self.find(log, evaluations)
+        if finding is None:
+            self.told = None
+        else:
+            self.act(finding)
+
+    def find(self, log: list[runs.Row], evaluations: list[runs.Row]) -> watch.Finding | None:
+        """What the rows show."""
+        if self.real is None:
+            return watch.find(log, [], np.zeros(0), math.nan)
+        spread = metrics.statistics(self.real.manifold.features).covariance.trace()
+        return watch.find(log, evaluations, self.real.histogram, float(spread))
+
+    def act(self, finding: watch.Finding, hopeless: bool = False) -> None:
+        """Does with a finding what was asked for.
+
+        Raises:
+          UserError: training is to end. Unless `hopeless`, its state is saved.
+        """
+        step = self.model.steps_done
+        message = f"Trouble at step {step:,}: {finding}"
+        if self.action == "rollback" and self.rollbacks < MOST_ROLLBACKS:
+            try:
+                back_to = checkpoints.roll_back(self.run, self.model)
+            except UserError as error:
+                raise UserError(f"{message} Stopped, as {error}.") from error
+            self.model.reset_metrics()
+            self.rollbacks += 1
+            logging.warning("%s Going on with the weights of step %s.", message, f"{back_to:,}")
+        elif self.action != "warn" or hopeless:
+            if not hopeless:
+                checkpoints.save(self.run, self.model)
+            raise UserError(f"{message} Stopped.")
+        elif self.told != finding.kind:
+            self.told = finding.kind
+            logging.warning("%s", message)
+
+
+class RestoreBest(keras.callbacks.Callback):
+    """At the end of training puts the checkpoint of the best evaluation back into the model."""
+
+    def __init__(self, run: Path):
+        super().__init__()
+        self.run = run
+
+    def on_train_end(self, logs=None):
+        best = runs.best_step(self.run)
+        if best not in (None, self.model.steps_done):
+            checkpoints.restore(self.run, self.model, best)
+
+
+class TestReport(keras.callbacks.Callback):
+    """At the end of training: metrics.json and report.png of the model on the test images.
+
+    Under "test" what `model.evaluate` says of the discriminator, its class head included; under
+    "samples" what the evaluate command says of the generator. Put it after `RestoreBest`: the test
+    images have no part in the choice. All workers need it: Keras divides the test images among them
+    for the first part. The second is for the one that has a judge.
+
+    Args:
+      run: the run's folder.
+      data_set: with the test images.
+      judge: the classifier of the data set; None: the samples are not judged.
+      data_dir: where prepared data sets are; floors are kept there.
+    """
+
+    def __init__(
+        self,
+        run: Path,
+        data_set: data.ImageData,
+        judge: Classifier | ChannelwiseClassifier | None,
+        data_dir: str = "",
+    ):
+        super().__init__()
+        self.run = run
+        self.data_set = data_set
+        self.judge = judge
+        self.data_dir = data_dir
+        self.told: dict[str, Any] | None = None
+
+    def on_train_end(self, logs=None):
+        test = self.data_set.test
+        batches = tf.data.Dataset.from_tensor_slices(tuple(test)).batch(SAMPLE_BATCH)
+        batches = batches.map(lambda pixels, labels: (images.to_float(pixels), labels))
+        of_discriminator = self.model.evaluate(batches, verbose=0, return_dict=True)
+        runs.add_metrics(self.run, test_images=len(test.labels), test=of_discriminator)
+        if self.judge is not None:
+            samples, labels = draw(self.model, scoring.NUM, seed=0)
+            found = scoring.evaluate(
+                self.judge,
+                self.data_set,
+                images.to_uint8(samples),
+                labels,
+                source=f"run {self.run.resolve().name}, step {self.model.steps_done:,}",
+                seed=0,
+                data_dir=self.data_dir,
+            )
+            scoring.write(found, self.run)
+            self.told = found.told

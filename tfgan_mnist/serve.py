@@ -1,0 +1,68 @@
+"""Serves exports over TensorFlow Serving's REST and gRPC interfaces, and a page that draws digits.
+
+    python -m tfgan_mnist.serve --model_base_path=saved_models
+
+A base path is a folder of versions, as TensorFlow Serving has it, or a folder of models that are
+such folders, for which TensorFlow Serving needs a --model_config_file. The REST port is 8501 unless
+another is given; TensorFlow Serving has none then.
+"""
+
+import logging
+import signal
+import threading
+from typing import TYPE_CHECKING
+
+from tfgan_mnist import cli
+from tfgan_mnist.errors import UserError
+from tfgan_mnist.serving import settings as choices
+from tfgan_mnist.serving.settings import Settings
+
+if TYPE_CHECKING:
+    from tfgan_mnist.serving.server import Server
+
+
+def start(settings: Settings, free_ports: bool = False) -> "Server":
+    """Starts a server in this process; see `Server`.
+
+    Raises:
+      UserError: a wrong setting, or the packages of the extra `serve` are missing.
+    """
+    try:
+        from tfgan_mnist.serving.server import Server
+    except ModuleNotFoundError as error:
+        raise UserError(
+            f"serving needs {error.name}, which is not installed: pip install 'tfgan-mnist[serve]'"
+        ) from error
+    return Server(settings, free_ports)
+
+
+def main(arguments) -> None:
+    settings = Settings(**vars(arguments))
+    log = logging.getLogger("tfgan_mnist")
+    log.addHandler(logging.StreamHandler())  # absl's is for TensorFlow's own
+    log.setLevel(logging.INFO)
+    log.propagate = False
+    # From here on, so that a signal that comes while models are loaded is not lost.
+    stopped = threading.Event()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, lambda *_: stopped.set())
+    cli.start_tensorflow()
+    with start(settings) as server:
+        if server.rest_url:
+            print(f"REST: {server.rest_url}/v1/models/", flush=True)
+        if server.grpc_address:
+            print(f"gRPC: {server.grpc_address}", flush=True)
+        for model in server.models:
+            print(f"model: {model.name}", flush=True)
+        stopped.wait()
+    print("Stopped: what was under way is answered", flush=True)
+
+
+def parser() -> cli.Parser:
+    parser = cli.Parser("serve", __doc__.partition("\n")[0])
+    choices.add_flags(parser)
+    return parser
+
+
+if __name__ == "__main__":
+    cli.run(main, parser())

@@ -1,0 +1,1 @@
+"""Serves SavedModels as TensorFlow Serving does; knows nothing of how they were trained."""

@@ -1,0 +1,198 @@
+"""TensorFlow Serving's gRPC interface: Predict, GetModelMetadata and GetModelStatus."""
+
+import logging
+import math
+import time
+from collections.abc import Callable
+from concurrent import futures
+from typing import Any
+
+import grpc
+import numpy as np
+import tensorflow as tf
+from tensorflow_serving.apis import (
+    get_model_metadata_pb2,
+    model_service_pb2_grpc,
+    predict_pb2,
+    prediction_service_pb2_grpc,
+)
+
+from tfgan_mnist.serving import describe
+from tfgan_mnist.serving.errors import RequestError, invalid
+from tfgan_mnist.serving.metrics import Metrics
+from tfgan_mnist.serving.settings import Settings
+from tfgan_mnist.serving.versions import DEFAULT_SIGNATURE, Models, Version
+
+log = logging.getLogger(__name__)
+
+THREADS = 64  # requests that can wait for their batches; more are queued up to MAX_CALLS
+MAX_CALLS = 256
+
+
+def _answers(api: str) -> Callable:
+    """Wraps a method: its refusals become gRPC's, and the request is recorded."""
+
+    def wrap(method: Callable) -> Callable:
+        def answer(self, request, context):
+            arrival, code = time.monotonic(), "INTERNAL"
+            try:
+                response = method(self, request, context)
+                code = "OK"
+                return response
+            except RequestError as error:
+                code = error.code
+                context.abort(grpc.StatusCode[code], error.message)
+            except Exception:
+                log.exception("%s", api)
+                context.abort(grpc.StatusCode.INTERNAL, "Internal error; the server's log has more")
+            finally:
+                name = request.model_spec.name
+                name = name if name in self._models else ""
+                self._metrics.request(name, api, "GRPC", code, time.monotonic() - arrival)
+
+        return answer
+
+    return wrap
+
+
+class PredictionService(prediction_service_pb2_grpc.PredictionServiceServicer):
+    """Predict and GetModelMetadata; the other methods are UNIMPLEMENTED."""
+
+    def __init__(self, models: Models, settings: Settings, metrics: Metrics):
+        self._models = models
+        self._settings = settings
+        self._metrics = metrics
+
+    @_answers("Predict")
+    def Predict(self, request, context):  # noqa: N802
+        spec = request.model_spec
+        signature_name = spec.signature_name or DEFAULT_SIGNATURE
+        with self._models.use(*_which(request)) as version:
+            if signature_name not in version.signatures:
+                raise RequestError(
+                    "FAILED_PRECONDITION", f'Serving signature key "{signature_name}" not found.'
+                )
+            names = _output_names(version, signature_name, request.output_filter)
+            limit = self._settings.rest_api_max_body_bytes
+            inputs = {name: _array(name, proto, limit) for name, proto in request.inputs.items()}
+            started = time.monotonic()
+            future = version.submit(signature_name, inputs, names)
+            left = context.time_remaining()
+            seconds = min(self._settings.timeout_seconds, math.inf if left is None else left)
+            try:
+                outputs = future.result(seconds)
+            except TimeoutError:
+                future.cancel()
+                raise RequestError("DEADLINE_EXCEEDED", "The request took too long") from None
+            self._metrics.run(spec.name, "Predict", time.monotonic() - started)
+            response = predict_pb2.PredictResponse()
+            for name, array in outputs.items():
+                # As content, not as a list of floats: numbers of either form are read alike.
+                dtype = version.signatures[signature_name].outputs[name].dtype
+                response.outputs[name].CopyFrom(tf.make_tensor_proto(array, dtype))
+            response.model_spec.name = spec.name
+            response.model_spec.version.value = version.number
+            response.model_spec.signature_name = signature_name
+            return response
+
+    @_answers("GetModelMetadata")
+    def GetModelMetadata(self, request, context):  # noqa: N802
+        if not request.metadata_field:
+            raise invalid("GetModelMetadataRequest must specify at least one metadata_field")
+        for field in request.metadata_field:
+            if field != "signature_def":
+                raise invalid(f"Metadata field {field} is not supported")
+        with self._models.use(*_which(request)) as version:
+            response = get_model_metadata_pb2.GetModelMetadataResponse()
+            response.model_spec.name = version.model
+            response.model_spec.version.value = version.number
+            response.metadata["signature_def"].Pack(describe.signatures(version))
+            return response
+
+
+class ModelService(model_service_pb2_grpc.ModelServiceServicer):
+    """GetModelStatus; models are configured at the start only."""
+
+    def __init__(self, models: Models, metrics: Metrics):
+        self._models = models
+        self._metrics = metrics
+
+    @_answers("GetModelStatus")
+    def GetModelStatus(self, request, context):  # noqa: N802
+        return describe.status(self._models.statuses(*_which(request)))
+
+
+def _which(request: Any) -> tuple[str, int | None, str | None]:
+    """Model name, version number and label of a request."""
+    if not request.HasField("model_spec"):
+        raise invalid("Missing ModelSpec")
+    spec = request.model_spec
+    number = spec.version.value if spec.HasField("version") else None
+    return spec.name, number, spec.version_label or None
+
+
+def _output_names(version: Version, signature_name: str, wanted: Any) -> tuple[str, ...]:
+    outputs = version.signatures[signature_name].outputs
+    for name in wanted:
+        if name not in outputs:
+            raise invalid(f"output tensor alias not found in signature: {name}")
+    if len(set(wanted)) != len(wanted):
+        raise invalid(f"duplicate output tensor alias: {list(wanted)}")
+    return tuple(sorted(wanted))
+
+
+def _array(name: str, proto: Any, limit: int) -> np.ndarray:
+    """A TensorProto as an array of at most `limit` bytes, however small the message is."""
+    try:
+        dtype = tf.as_dtype(proto.dtype)
+        size = dtype.size if dtype != tf.string else 8
+        elements = math.prod(dim.size for dim in proto.tensor_shape.dim)
+        if min((dim.size for dim in proto.tensor_shape.dim), default=0) < 0:
+            raise ValueError("a negative size")
+        if elements * size > limit:
+            raise invalid(f"{name}: larger than {limit} bytes, the most that is read")
+        return np.asarray(tf.make_ndarray(proto))
+    except (TypeError, ValueError) as error:
+        raise invalid(f"{name}: not a tensor: {error}") from None
+
+
+class GrpcServer:
+    """Serves models by gRPC.
+
+    Args:
+      models: to serve.
+      settings: of the server: its address and limits.
+      metrics: where requests are recorded.
+      port: 0: any that is free.
+
+    Raises:
+      OSError: the port is taken, or there is no such address.
+    """
+
+    def __init__(self, models: Models, settings: Settings, metrics: Metrics, port: int):
+        self._server = grpc.server(
+            futures.ThreadPoolExecutor(THREADS, thread_name_prefix="grpc"),
+            options=[
+                ("grpc.max_receive_message_length", settings.rest_api_max_body_bytes),
+                ("grpc.max_send_message_length", -1),
+                ("grpc.so_reuseport", 0),  # else two servers would share a port without a word
+            ],
+            maximum_concurrent_rpcs=MAX_CALLS,
+        )
+        prediction_service_pb2_grpc.add_PredictionServiceServicer_to_server(
+            PredictionService(models, settings, metrics), self._server
+        )
+        model_service_pb2_grpc.add_ModelServiceServicer_to_server(
+            ModelService(models, metrics), self._server
+        )
+        host = f"[{settings.host}]" if ":" in settings.host else settings.host
+        try:
+            self.port: int = self._server.add_insecure_port(f"{host}:{port}")
+        except RuntimeError as error:
+            raise OSError(f"--port: cannot listen on {host}:{port}: {error}") from error
+        self._timeout_seconds = settings.timeout_seconds
+        self._server.start()
+
+    def stop(self) -> None:
+        """Accepts nothing more, and ends when what is under way is answered."""
+        self._server.stop(self._timeout_seconds).wait()

@@ -1,0 +1,382 @@
+"""JSON <-> tensors: TensorFlow Serving's row format ("instances") and columnar one ("inputs").
+
+A tensor is a nested list. It is checked and converted level by level with functions that loop in C,
+since requests and answers of thousands of numbers are the rule; only one that is wrong is looked
+at again, value by value, for the message that tells what is.
+"""
+
+import base64
+import binascii
+import itertools
+import json
+import re
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+import orjson
+
+from tfgan_mnist.serving.errors import RequestError, invalid
+
+Tensors = dict[str, np.ndarray]
+
+MAX_RANK = 32
+SHOWN = 200  # characters of a value in a message
+
+INTEGERS: dict[str, Any] = {
+    "int8": np.int8,
+    "uint8": np.uint8,
+    "int16": np.int16,
+    "uint16": np.uint16,
+    "int32": np.int32,
+    "uint32": np.uint32,
+    "int64": np.int64,
+    "uint64": np.uint64,
+}
+FLOATS: dict[str, Any] = {"float": np.float32, "double": np.float64}
+JSON_TYPES = {
+    type(None): "Null",
+    bool: "Bool",
+    dict: "Object",
+    list: "Array",
+    str: "String",
+    int: "Number",
+    float: "Number",
+}
+
+# A string, or a number that JSON does not have.
+_STRING_OR_NUMBER = re.compile(rb'"(?:[^"\\]|\\.)*"|\b(?:NaN|Inf(?:inity)?)\b', re.DOTALL)
+
+
+def parse(body: bytes) -> dict[str, Any]:
+    """The object that a request's body holds. Beyond JSON, `NaN`, `Inf` and `Infinity` are numbers.
+
+    Raises:
+      RequestError: not JSON, or not an object.
+    """
+    if not body:
+        raise invalid("JSON Parse error: The document is empty")
+    try:
+        document = orjson.loads(body)
+    except orjson.JSONDecodeError as error:
+        document = _parse_with_nan(body, error)
+    if not isinstance(document, dict):
+        raise invalid(f"JSON Value: {shown(document)} Is not object")
+    return document
+
+
+def _parse_with_nan(body: bytes, strict: orjson.JSONDecodeError) -> Any:
+    refusal = invalid(f"JSON Parse error: Invalid value. {strict.msg} at offset: {strict.pos}")
+    if b"NaN" not in body and b"Inf" not in body:
+        raise refusal
+    try:
+        text = _STRING_OR_NUMBER.sub(
+            lambda match: b"Infinity" if match[0] == b"Inf" else match[0], body
+        )
+        return json.loads(text)
+    except (ValueError, RecursionError):
+        raise refusal from None
+
+
+def shown(value: Any) -> str:
+    """The beginning of a value as JSON, for messages."""
+    if isinstance(value, list | dict) and len(value) > SHOWN:
+        value = list(itertools.islice(value, SHOWN))  # a message is no reason to print megabytes
+    try:
+        text = json.dumps(value)
+    except RecursionError:
+        text = "[..."
+    return text if len(text) <= SHOWN else text[:SHOWN] + "..."
+
+
+def signature_name(document: Mapping[str, Any]) -> str:
+    """Raises RequestError when it is not a string."""
+    name = document.get("signature_name", "")
+    if not isinstance(name, str):
+        raise invalid(
+            f"JSON Value: {shown(document)} not formatted correctly. "
+            "'signature_name' key must be a string value."
+        )
+    return name
+
+
+def tensors(document: Mapping[str, Any], dtypes: Mapping[str, str]) -> tuple[Tensors, bool]:
+    """The inputs of a request by name, and whether they were in row format.
+
+    Args:
+      document: the request, with a key `instances` or `inputs`.
+      dtypes: input name -> type as TensorFlow Serving calls it: float, half, int32, string...
+
+    Raises:
+      RequestError: they are not tensors of these names and types.
+    """
+    if "instances" in document and "inputs" in document:
+        raise invalid(
+            f"JSON Value: {shown(document)} Not formatted correctly expecting only one of "
+            "'inputs' or 'instances' keys to exist"
+        )
+    if "instances" in document:
+        rows = document["instances"]
+        if not isinstance(rows, list):
+            raise invalid(
+                f"JSON Value: {shown(document)} Expecting 'instances' to be an list/array"
+            )
+        if not rows:
+            raise invalid(f"JSON Value: {shown(document)} No values in 'instances' array")
+        return _from_rows(rows, dtypes), True
+    if "inputs" in document:
+        return _from_columns(document["inputs"], dtypes), False
+    raise invalid("Missing 'inputs' or 'instances' key")
+
+
+def _from_rows(rows: list, dtypes: Mapping[str, str]) -> Tensors:
+    if not _is_named(rows[0]):
+        if len(dtypes) > 1:
+            raise invalid(
+                "instances is a plain list, but expecting list of objects as multiple input "
+                "tensors required as per tensorinfo_map"
+            )
+        for item, row in enumerate(rows):
+            if _is_named(row):
+                raise invalid(f"Expecting value/list but got object at item {item} of input list")
+        ((name, dtype),) = dtypes.items()
+        return {name: _stack(rows, dtype)}
+
+    names = dtypes.keys()
+    for item, row in enumerate(rows):
+        if not _is_named(row):
+            raise invalid(f"Expecting object but got list at item {item} of input list")
+        if row.keys() != names:
+            where = f"Failed to process element: {item}"
+            for key in row.keys() - names:
+                raise invalid(
+                    f"{where} key: {key[:SHOWN]} of 'instances' list. Error: JSON object: "
+                    f"does not have named input: {key[:SHOWN]}"
+                )
+            raise invalid(
+                f"{where} of 'instances' list. JSON object: {shown(row)} "
+                f"keys must be equal to: {','.join(sorted(names))}"
+            )
+    return {
+        name: _stack([row[name] for row in rows], dtype, f" key: {name}")
+        for name, dtype in dtypes.items()
+    }
+
+
+def _stack(rows: list, dtype: str, which: str = "") -> np.ndarray:
+    """A tensor of equally shaped rows."""
+    try:
+        return _tensor(rows, dtype)
+    except RequestError as error:
+        shape = None
+        for item, row in enumerate(rows):
+            where = f"Failed to process element: {item}{which} of 'instances' list. Error: "
+            try:
+                array = _tensor(row, dtype)
+            except RequestError as fault:
+                # In this format a type that cannot be converted is the request's fault as well.
+                raise invalid(where + fault.message) from None
+            shape = array.shape if shape is None else shape
+            size = np.prod(shape, dtype=int)
+            if array.size != size:
+                raise invalid(
+                    f"{where}Expecting tensor size: {size} but got: {array.size}"
+                ) from None
+            if array.shape != shape:
+                raise invalid(
+                    f"{where}Expecting shape {_shape(shape)} but got: {_shape(array.shape)}"
+                ) from None
+        raise invalid(error.message) from None
+
+
+def _from_columns(columns: Any, dtypes: Mapping[str, str]) -> Tensors:
+    if not _is_named(columns):
+        if len(dtypes) > 1:
+            raise invalid(
+                "inputs is a plain value/list, but expecting an object as multiple input tensors "
+                "required as per tensorinfo_map"
+            )
+        columns = dict.fromkeys(dtypes, columns)
+    for name in dtypes:
+        if name not in columns:
+            raise invalid(f"Missing named input: {name} in 'inputs' object.")
+    return {name: _tensor(columns[name], dtype) for name, dtype in dtypes.items()}
+
+
+def _is_named(value: Any) -> bool:
+    """Whether it is an object that names tensors, and not a value in base64."""
+    return isinstance(value, dict) and not _is_base64(value)
+
+
+def _is_base64(value: dict) -> bool:
+    return len(value) == 1 and isinstance(value.get("b64"), str)
+
+
+def _tensor(value: Any, dtype: str) -> np.ndarray:
+    """A nested list as an array."""
+    shape: list[int] = []
+    level = [value]
+    while level and isinstance(level[0], list):
+        if len(shape) == MAX_RANK:
+            raise invalid(f"Encountered list at unexpected level: {MAX_RANK} expected < {MAX_RANK}")
+        if set(map(type, level)) != {list}:
+            stray = next(item for item in level if not isinstance(item, list))
+            raise invalid(
+                f"JSON Value: {shown(stray)} found at incorrect level: {len(shape)} in the JSON DOM"
+            )
+        size = len(level[0])
+        if set(map(len, level)) != {size}:
+            other = next(len(item) for item in level if len(item) != size)
+            raise invalid(
+                f"Encountered list at unexpected size: {other} at level: {len(shape)} "
+                f"expected size: {size}"
+            )
+        shape.append(size)
+        level = list(itertools.chain.from_iterable(level))
+    types = set(map(type, level))
+    if list in types:
+        raise invalid(f"Encountered list at unexpected level: {len(shape)} expected < {len(shape)}")
+    return _array(level, types, dtype).reshape(shape)
+
+
+def _array(values: list, types: set[type], dtype: str) -> np.ndarray:
+    """Values that are no lists, as an array (N,)."""
+    if dtype in FLOATS:
+        _expect(types <= {int, float}, values, (int, float), dtype)
+        return _floats(values, types, dtype)
+    if dtype in INTEGERS:
+        _expect(types <= {int}, values, (int,), dtype)
+        limits = np.iinfo(INTEGERS[dtype])
+        extremes = (min(values), max(values)) if values else ()
+        for value in extremes:
+            if not limits.min <= value <= limits.max:
+                raise _type_error(value, dtype)
+        return np.array(values, INTEGERS[dtype])
+    if dtype == "bool":
+        _expect(types <= {bool}, values, (bool,), dtype)
+        return np.array(values, np.bool_)
+    if dtype == "string":
+        _expect(types <= {str, dict}, values, (str, dict), dtype)
+        array = np.empty(len(values), object)
+        array[:] = [_bytes(value) for value in values]
+        return array
+    value = shown(values[0] if values else [])
+    raise RequestError("UNIMPLEMENTED", f"Conversion of JSON Value: {value} to type: {dtype}")
+
+
+def _floats(values: list, types: set[type], dtype: str) -> np.ndarray:
+    try:
+        array = np.array(values, np.float64)
+    except OverflowError:
+        array = np.full(len(values), np.finfo(np.float64).max)
+    sizes = np.abs(array[np.isfinite(array)])
+    largest_integer = 2.0**24 if dtype == "float" else 2.0**53
+    limit = float(np.finfo(FLOATS[dtype]).max)
+    if sizes.size and sizes.max() >= min(largest_integer if int in types else limit, limit):
+        for value in values:
+            if (isinstance(value, int) and abs(value) >= largest_integer) or (
+                np.isfinite(value) and abs(value) > limit
+            ):
+                raise invalid(
+                    f"Cannot convert JSON value: {shown(value)} to {dtype} "
+                    "without loss of precision."
+                )
+    return array.astype(FLOATS[dtype])
+
+
+def _bytes(value: str | dict) -> bytes:
+    if isinstance(value, str):
+        return value.encode()
+    if not _is_base64(value):
+        raise invalid(f"JSON Value: {shown(value)} not formatted correctly for base64 data")
+    try:
+        return base64.b64decode(value["b64"], validate=True)
+    except (binascii.Error, ValueError):
+        raise invalid("Unable to base64 decode") from None
+
+
+def _expect(fits: bool, values: list, types: tuple[type, ...], dtype: str) -> None:
+    if not fits:
+        raise _type_error(next(value for value in values if type(value) not in types), dtype)
+
+
+def _type_error(value: Any, dtype: str) -> RequestError:
+    kind = JSON_TYPES[type(value)]
+    return invalid(f"JSON Value: {shown(value)} Type: {kind} is not of expected type: {dtype}")
+
+
+def _shape(shape: tuple[int, ...]) -> str:
+    return f"[{','.join(map(str, shape))}]"
+
+
+# Answers
+
+
+def answer(outputs: Tensors, rows: bool) -> bytes:
+    """The body of an answer: `predictions` in row format, else `outputs`.
+
+    A float32 has the shortest digits that give it back, and whole numbers end in `.0`. NaN and the
+    infinities are `NaN`, `Infinity` and `-Infinity`, which Python reads and JavaScript does not.
+
+    Raises:
+      RequestError: an output of a type that JSON does not get, or rows that are none.
+    """
+    if rows:
+        sizes = {name: array.shape[0] if array.ndim else None for name, array in outputs.items()}
+        for name, size in sizes.items():
+            if size is None:
+                raise invalid(f"Tensor name: {name} has no shape information")
+        if len(set(sizes.values())) > 1:
+            raise invalid(f"Tensors have inconsistent batch size: {sizes}")
+    values = {name: _jsonable(name, array) for name, array in outputs.items()}
+    if len(values) == 1:
+        (content,) = values.values()
+    elif rows:
+        content = [dict(zip(values, row)) for row in zip(*values.values())]
+    else:
+        content = values
+    document = {"predictions" if rows else "outputs": content}
+    if any(array.dtype.kind == "f" and not np.isfinite(array).all() for array in outputs.values()):
+        return json.dumps(document, default=_as_lists).encode()
+    return orjson.dumps(document, option=orjson.OPT_SERIALIZE_NUMPY)
+
+
+def _jsonable(name: str, array: np.ndarray) -> Any:
+    if array.dtype == object:
+        as_text = _base64 if name.endswith("_bytes") else _text
+        texts = [as_text(value) for value in array.ravel()]
+        return _nested(texts, array.shape)
+    kind = array.dtype.name
+    if array.dtype.kind in "biu" or kind in ("float32", "float64"):
+        return np.ascontiguousarray(array) if array.ndim else array[()]
+    kind = {"float16": "half"}.get(kind, kind)
+    raise invalid(f"Failed to write JSON value for tensor type: {kind}")
+
+
+def _base64(value: bytes) -> dict[str, str]:
+    return {"b64": base64.b64encode(value).decode()}
+
+
+def _text(value: bytes) -> str:
+    return value.decode(errors="replace")
+
+
+def _nested(values: list, shape: tuple[int, ...]) -> Any:
+    if not shape:
+        return values[0]
+    for size in reversed(shape[1:]):
+        values = [values[i : i + size] for i in range(0, len(values), size)] if size else []
+    return values
+
+
+def _as_lists(value: Any) -> Any:
+    """Arrays and their scalars for `json`, with float32 in its own digits."""
+    if value.dtype == np.float32:
+        digits = np.array([float(str(number)) for number in value.ravel()])
+        return digits.reshape(value.shape).tolist()
+    return value.tolist()
+
+
+def error(message: str) -> bytes:
+    """The body of a refusal."""
+    return orjson.dumps({"error": message.encode(errors="replace").decode()})

@@ -1,0 +1,248 @@
+"""TensorFlow Serving's REST interface, as an ASGI application; its metrics, and our page.
+
+    POST /v1/models/NAME[/versions/N | /labels/L]:predict
+    GET  /v1/models/NAME[/versions/N | /labels/L][/metadata]
+
+A path is matched together with its query. What does not match is a malformed request.
+"""
+
+import asyncio
+import logging
+import re
+import time
+import zlib
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import orjson
+
+from tfgan_mnist.serving import describe, json_tensor, page
+from tfgan_mnist.serving.errors import RequestError, invalid
+from tfgan_mnist.serving.metrics import Metrics
+from tfgan_mnist.serving.settings import Settings
+from tfgan_mnist.serving.versions import DEFAULT_SIGNATURE, Models
+
+log = logging.getLogger(__name__)
+
+_VERSION = r"(?:/versions/(?P<version>\d+)|/labels/(?P<label>[^/:]+))?"
+PREDICTION = re.compile(
+    rf"(?i)/v1/models/(?P<name>[^/:]+){_VERSION}:(?P<method>classify|regress|predict)"
+)
+STATUS = re.compile(rf"(?i)/v1/models(?:/(?P<name>[^/:]+))?{_VERSION}(?P<metadata>/metadata)?")
+
+NOT_FOUND = b"<html><head><title>404 Not Found</title></head><body><h1>Not Found</h1></body></html>"
+CORS = [
+    (b"access-control-allow-origin", b"*"),
+    (b"access-control-allow-methods", b"POST, GET"),
+    (b"access-control-allow-headers", b"Content-Type"),
+]
+JSON = b"application/json"
+# A request that is too large is read on, up to this many times the limit, since a client that is
+# still writing would not see the refusal.
+DISCARDED = 8
+LARGE_BODY = 1 << 18  # bytes; to be parsed beside the loop that serves everybody else
+
+
+class Answer(NamedTuple):
+    """Status, body and headers of a response."""
+
+    status: int
+    body: bytes
+    content_type: bytes = JSON
+    headers: tuple[tuple[bytes, bytes], ...] = ()
+
+
+class RestApp:
+    """The application.
+
+    Args:
+      models: to serve.
+      settings: of the server; its limits.
+      metrics: where requests are recorded.
+      metrics_path: where these can be read; None: nowhere.
+    """
+
+    def __init__(
+        self, models: Models, settings: Settings, metrics: Metrics, metrics_path: str | None
+    ):
+        self._models = models
+        self._settings = settings
+        self._metrics = metrics
+        self._metrics_path = metrics_path
+
+    async def __call__(self, scope: dict, receive: Callable, send: Callable) -> None:
+        try:
+            answer = await self._answer(scope, receive)
+        except Disconnected:
+            return
+        except RequestError as error:
+            answer = self._refusal(error)
+        except Exception:
+            log.exception("%s %s", scope["method"], scope["path"])
+            answer = Answer(500, json_tensor.error("Internal error; the server's log has more"))
+        headers = [
+            (b"content-type", answer.content_type),
+            (b"content-length", str(len(answer.body)).encode()),
+            *answer.headers,
+        ]
+        if self._settings.rest_api_enable_cors_support:
+            headers += CORS
+        await send({"type": "http.response.start", "status": answer.status, "headers": headers})
+        await send({"type": "http.response.body", "body": answer.body})
+
+    def _refusal(self, error: RequestError) -> Answer:
+        # After these the rest of the request may still be on its way.
+        headers = ((b"connection", b"close"),) if error.http_status in (408, 413) else ()
+        return Answer(error.http_status, json_tensor.error(error.message), headers=headers)
+
+    async def _answer(self, scope: dict, receive: Callable) -> Answer:
+        method: str = scope["method"]
+        path = scope["raw_path"].decode("latin-1")
+        query = scope["query_string"].decode("latin-1")
+        target = f"{path}?{query}" if query else path
+        if method == "OPTIONS":
+            origin = dict(scope["headers"]).get(b"origin", b"")
+            return Answer(200 if origin.startswith((b"http://", b"https://")) else 400, b"")
+        if target[:4].lower() == "/v1/":
+            return await self._api(method, target, scope, receive)
+        if self._metrics_path and path == self._metrics_path:
+            return self._show_metrics(target)
+        if method in ("GET", "HEAD") and (found := page.find(scope["path"])):
+            body = await asyncio.to_thread(found.path.read_bytes)
+            encoding = ((b"content-encoding", b"gzip"),) if found.gzipped else ()
+            return Answer(200, body, found.content_type.encode(), encoding)
+        return Answer(404, NOT_FOUND, b"text/html")
+
+    def _show_metrics(self, target: str) -> Answer:
+        if target != self._metrics_path:
+            message = f"Unexpected path: {target}. Should be {self._metrics_path}"
+            return Answer(400, message.encode(errors="replace"), b"text/plain")
+        return Answer(200, self._metrics.page().encode(), b"text/plain")
+
+    async def _api(self, method: str, target: str, scope: dict, receive: Callable) -> Answer:
+        body = await self._read(scope, receive)
+        if method == "POST" and (match := PREDICTION.fullmatch(target)):
+            if match["method"] == "predict":
+                return await self._predict(match, body)
+            if match["method"] in ("classify", "regress"):
+                raise RequestError("UNIMPLEMENTED", f"{match['method']}: expected predict")
+        elif method == "GET" and (match := STATUS.fullmatch(target)):
+            return self._describe(match)
+        raise invalid(f"Malformed request: {method} {target}")
+
+    async def _read(self, scope: dict, receive: Callable) -> bytes:
+        """The body, inflated."""
+        limit = self._settings.rest_api_max_body_bytes
+        headers = dict(scope["headers"])
+        chunks, size = [], 0
+        try:
+            async with asyncio.timeout(self._settings.timeout_seconds):
+                more = True
+                while more:
+                    message = await receive()
+                    if message["type"] == "http.disconnect":
+                        raise Disconnected
+                    size += len(message["body"])
+                    if size <= limit:
+                        chunks.append(message["body"])
+                    elif size > DISCARDED * limit:
+                        break
+                    else:
+                        chunks.clear()
+                    more = message["more_body"]
+        except TimeoutError:
+            raise RequestError(
+                "DEADLINE_EXCEEDED", "The request did not arrive in time", 408
+            ) from None
+        if size > limit:
+            raise _too_large(limit)
+        if scope["state"].get("truncated"):
+            raise invalid("The request ended before its body did")
+        body = b"".join(chunks)
+        encoding = headers.get(b"content-encoding", b"identity").lower()
+        if encoding == b"gzip":
+            return await asyncio.to_thread(_inflate, body, limit)
+        if encoding != b"identity":
+            raise invalid("Content-Encoding: expected gzip or none")
+        return body
+
+    async def _predict(self, match: re.Match, body: bytes) -> Answer:
+        arrival = time.monotonic()
+        code = "OK"
+        try:
+            with self._models.use(match["name"], *_which(match)) as version:
+                if len(body) > LARGE_BODY:
+                    name, inputs, rows = await asyncio.to_thread(_parse, body, version)
+                else:
+                    name, inputs, rows = _parse(body, version)
+                started = time.monotonic()
+                future = asyncio.wrap_future(version.submit(name, inputs))
+                try:
+                    outputs = await asyncio.wait_for(future, self._settings.timeout_seconds)
+                except TimeoutError:
+                    raise RequestError("DEADLINE_EXCEEDED", "The request took too long") from None
+                self._metrics.run(match["name"], "Predict", time.monotonic() - started)
+            return Answer(200, json_tensor.answer(outputs, rows))
+        except RequestError as error:
+            code = error.code
+            raise
+        except BaseException:
+            code = "INTERNAL"
+            raise
+        finally:
+            seconds = time.monotonic() - arrival
+            # Names that nobody serves are anybody's choice, and would fill the memory.
+            name = match["name"] if match["name"] in self._models else ""
+            self._metrics.request(name, "Predict", "REST", code, seconds)
+
+    def _describe(self, match: re.Match) -> Answer:
+        if not match["name"]:
+            raise invalid("Missing model name in request.")
+        if match["metadata"] == "/metadata":
+            with self._models.use(match["name"], *_which(match)) as version:
+                return Answer(200, orjson.dumps(describe.metadata(version)))
+        statuses = self._models.statuses(match["name"], *_which(match))
+        return Answer(200, orjson.dumps(describe.as_dict(describe.status(statuses))))
+
+
+class Disconnected(Exception):
+    """Nobody is there to be answered."""
+
+
+def _which(match: re.Match) -> tuple[int | None, str | None]:
+    """Version number and label of a path; None where it has none."""
+    digits = match["version"]
+    if (digits and len(digits.lstrip("0")) > 19) or (digits and int(digits) >= 2**63):
+        raise invalid(f"Failed to convert version: {digits[:40]} to numeric.")
+    return int(digits) if digits else None, match["label"]
+
+
+def _parse(body: bytes, version: Any) -> tuple[str, json_tensor.Tensors, bool]:
+    """Signature name, inputs and whether they were in row format."""
+    document = json_tensor.parse(body)
+    name = json_tensor.signature_name(document) or DEFAULT_SIGNATURE
+    dtypes = {key: spec.dtype for key, spec in version.inputs(name).items()}
+    if not dtypes:
+        raise invalid(f"Failed to get input map for signature: {name}")
+    inputs, rows = json_tensor.tensors(document, dtypes)
+    return name, inputs, rows
+
+
+def _inflate(body: bytes, limit: int) -> bytes:
+    """Inflates no further than the limit, however much there is in it."""
+    inflater = zlib.decompressobj(wbits=16 + zlib.MAX_WBITS)
+    try:
+        inflated = inflater.decompress(body, limit + 1)
+    except zlib.error as error:
+        raise invalid(f"Content-Encoding: expected gzip: {error}") from None
+    if len(inflated) > limit:
+        raise _too_large(limit)
+    if not inflater.eof or inflater.unused_data:
+        raise invalid("Content-Encoding: expected gzip: it does not end where the body ends")
+    return inflated
+
+
+def _too_large(limit: int) -> RequestError:
+    return RequestError(
+        "INVALID_ARGUMENT", f"The request is larger than {limit} bytes, the most that is read", 413
+    )

@@ -1,0 +1,65 @@
+"""A running server: models, and the interfaces that answer for them."""
+
+import contextlib
+from typing import Any
+
+from tfgan_mnist.serving import settings as choices
+from tfgan_mnist.serving.grpc import GrpcServer
+from tfgan_mnist.serving.http import HttpServer
+from tfgan_mnist.serving.metrics import Metrics
+from tfgan_mnist.serving.rest import RestApp
+from tfgan_mnist.serving.settings import Settings
+from tfgan_mnist.serving.versions import Models
+
+
+class Server:
+    """Serves until `stop`, or until its `with` block ends.
+
+    Args:
+      settings: its choices.
+      free_ports: take any free port for an interface whose port is 0, instead of leaving it out.
+
+    Attributes:
+      models: what is served.
+      rest_url, grpc_address: where the interfaces listen; None for one that is left out.
+
+    Raises:
+      UserError: the settings name files or folders that are not there or not right.
+      OSError: a port is taken.
+    """
+
+    def __init__(self, settings: Settings, free_ports: bool = False):
+        configs = choices.models_of(settings)
+        bounds = choices.bounds_of(settings) if settings.enable_batching else None
+        metrics_path = choices.metrics_path_of(settings)
+        self.models = Models(configs, bounds, settings.enable_model_warmup)
+        self.rest_url: str | None = None
+        self.grpc_address: str | None = None
+        metrics = Metrics()
+        host = f"[{settings.host}]" if ":" in settings.host else settings.host
+        with contextlib.ExitStack() as stack:
+            stack.callback(self.models.stop)
+            # Models first: who can reach the server gets an answer.
+            self.models.start(settings.file_system_poll_wait_seconds)
+            if settings.port or free_ports:
+                grpc_server = GrpcServer(self.models, settings, metrics, settings.port)
+                stack.callback(grpc_server.stop)
+                self.grpc_address = f"{host}:{grpc_server.port}"
+            if settings.rest_api_port or free_ports:
+                app = RestApp(self.models, settings, metrics, metrics_path)
+                http_server = HttpServer(
+                    app, settings.host, settings.rest_api_port, settings.timeout_seconds
+                )
+                stack.callback(http_server.stop)
+                self.rest_url = f"http://{host}:{http_server.port}"
+            self._stack = stack.pop_all()
+
+    def stop(self) -> None:
+        """Accepts nothing more, answers what is under way, and unloads the models."""
+        self._stack.close()
+
+    def __enter__(self) -> "Server":
+        return self
+
+    def __exit__(self, *_: Any) -> None:
+        self.stop()

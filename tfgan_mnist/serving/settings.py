@@ -1,0 +1,220 @@
+"""What can be chosen about serving, under the names that TensorFlow Serving's flags have."""
+
+import argparse
+import dataclasses
+import math
+from pathlib import Path
+from typing import Any
+
+from tfgan_mnist.errors import UserError
+from tfgan_mnist.serving import protos
+
+METRICS_PATH = "/monitoring/prometheus/metrics"
+
+
+def option(default, meaning: str, at_least: float | None = None):
+    """A field with its manual."""
+    return dataclasses.field(default=default, metadata={"meaning": meaning, "at_least": at_least})
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Settings:
+    """Everything that determines a server. Ports: 0 is off for flags; see `Server` for tests."""
+
+    model_base_path: str = option("", "folder of versions, or of models that are such folders")
+    model_name: str = option("", "name of the model; empty: that of its folder")
+    model_config_file: str = option("", "models, policies and labels; a ModelServerConfig as text")
+    host: str = option("127.0.0.1", "address to listen on; 0.0.0.0: all, so everybody can ask")
+    port: int = option(8500, "of gRPC; 0: off", at_least=0)
+    rest_api_port: int = option(8501, "of REST, metrics and page; 0: off", at_least=0)
+    rest_api_timeout_in_ms: int = option(30_000, "for a request to arrive, and to run", at_least=1)
+    rest_api_max_body_bytes: int = option(8 << 20, "of a request, inflated", at_least=1)
+    rest_api_enable_cors_support: bool = option(False, "let pages of other servers ask this one")
+    file_system_poll_wait_seconds: float = option(1.0, "between looks for versions", at_least=0.01)
+    enable_model_warmup: bool = option(True, "replay the warm-up requests of a new version")
+    enable_batching: bool = option(True, "run concurrent requests together")
+    batching_parameters_file: str = option("", "bounds of batches; BatchingParameters as text")
+    monitoring_config_file: str = option("", f"MonitoringConfig as text; empty: {METRICS_PATH}")
+
+    def __post_init__(self):
+        for field in dataclasses.fields(self):
+            value, low = getattr(self, field.name), field.metadata["at_least"]
+            if low is not None and not low <= value < math.inf:
+                raise UserError(f"--{field.name}: expected a value >= {low}; received {value}")
+        if bool(self.model_base_path) == bool(self.model_config_file):
+            raise UserError(
+                "expected --model_base_path=saved_models or --model_config_file=FILE, and not both"
+            )
+        if self.batching_parameters_file and not self.enable_batching:
+            raise UserError("--batching_parameters_file: expected --enable_batching beside it")
+
+    @property
+    def timeout_seconds(self) -> float:
+        return self.rest_api_timeout_in_ms / 1000
+
+
+@dataclasses.dataclass(frozen=True)
+class ModelConfig:
+    """A model to serve: its versions under `base_path`, and which of them.
+
+    Exactly the highest `latest` numbers, or those in `specific`, or all when both are empty.
+    """
+
+    name: str
+    base_path: Path
+    latest: int = 1
+    specific: tuple[int, ...] = ()
+    labels: dict[str, int] = dataclasses.field(default_factory=dict)
+
+    def aspired(self, found: set[int]) -> set[int]:
+        """Those of the `found` versions that are to be served."""
+        if self.specific:
+            return found & set(self.specific)
+        return set(sorted(found)[-self.latest :] if self.latest else found)
+
+
+@dataclasses.dataclass(frozen=True)
+class Bounds:
+    """How requests are put together, as TensorFlow Serving's BatchingParameters name it."""
+
+    max_batch_size: int = 256  # rows; a request with more is refused
+    # By then a batch starts, full or not. At 0 it never waits: requests gather while others run.
+    batch_timeout_micros: int = 0
+    max_enqueued_batches: int = 16  # waiting; when as many rows wait, requests are refused
+    num_batch_threads: int = 2  # batches of one signature that run at a time
+    allowed_batch_sizes: tuple[int, ...] = ()  # a batch is filled up to the next of them
+
+
+def models_of(settings: Settings) -> list[ModelConfig]:
+    """The models to serve.
+
+    Raises:
+      UserError: no such folder or file, or what it says cannot be followed.
+    """
+    if settings.model_config_file:
+        return _from_file(settings.model_config_file)
+    base_path = Path(settings.model_base_path).resolve()
+    if not base_path.is_dir():
+        raise UserError(f"--model_base_path: expected a folder; there is no {base_path}")
+    models = sorted(path for path in base_path.iterdir() if path.is_dir() and versions(path))
+    if versions(base_path) or not models:
+        return [ModelConfig(settings.model_name or base_path.name, base_path)]
+    if settings.model_name:
+        names = ", ".join(path.name for path in models)
+        raise UserError(f"--model_name: expected a single model; {base_path} has {names}")
+    return [ModelConfig(path.name, path) for path in models]
+
+
+def versions(base_path: Path) -> dict[int, Path]:
+    """Number -> folder of the versions under `base_path`; `00000123` is 123. None: no folder."""
+    if not base_path.is_dir():
+        return {}
+    numbered = (path for path in base_path.iterdir() if path.name.isascii() and path.name.isdigit())
+    found = {int(path.name): path for path in sorted(numbered) if path.is_dir()}
+    return {number: path for number, path in found.items() if number < 2**63}
+
+
+def _from_file(file: str) -> list[ModelConfig]:
+    from tensorflow_serving.config import model_server_config_pb2
+
+    config = protos.read_text(file, model_server_config_pb2.ModelServerConfig())
+    models: dict[str, ModelConfig] = {}
+    for entry in config.model_config_list.config:
+        if not entry.name or entry.name in models or set(entry.name) & set("/:"):
+            raise UserError(
+                f"{file}: expected a name of its own per model; received {entry.name!r}"
+            )
+        if entry.model_platform not in ("", "tensorflow"):
+            raise UserError(
+                f"{file}: {entry.name}: expected model_platform tensorflow; "
+                f"received {entry.model_platform!r}"
+            )
+        base_path = Path(entry.base_path)
+        if not base_path.is_dir():
+            raise UserError(
+                f"{file}: {entry.name}: expected a folder as base_path; there is no {base_path}"
+            )
+        policy = entry.model_version_policy
+        which: dict[str, Any] = {}
+        match policy.WhichOneof("policy_choice"):
+            case "all":
+                which["latest"] = 0
+            case "specific":
+                if not policy.specific.versions:
+                    raise UserError(f"{file}: {entry.name}: expected versions in `specific`")
+                which["specific"] = tuple(policy.specific.versions)
+            case "latest":
+                which["latest"] = policy.latest.num_versions or 1
+        models[entry.name] = ModelConfig(
+            entry.name, base_path, labels=dict(entry.version_labels), **which
+        )
+    if not models:
+        raise UserError(f"{file}: expected model_config_list {{ config {{ .. }} }} with a model")
+    return list(models.values())
+
+
+def bounds_of(settings: Settings) -> Bounds:
+    """The bounds of batches.
+
+    Raises:
+      UserError: not such a file, or it asks for what this server does not do.
+    """
+    file = settings.batching_parameters_file
+    if not file:
+        return Bounds()
+    message = protos.read_text(file, protos.BatchingParameters())
+    if message.pad_variable_length_inputs:
+        raise UserError(f"{file}: pad_variable_length_inputs: expected false; nothing is padded")
+    given = {
+        field.name: getattr(message, field.name).value
+        for field in dataclasses.fields(Bounds)
+        if field.name != "allowed_batch_sizes" and message.HasField(field.name)
+    }
+    bounds = Bounds(**given, allowed_batch_sizes=tuple(message.allowed_batch_sizes))
+    for name, value in given.items():
+        low = 0 if name == "batch_timeout_micros" else 1
+        if value < low:
+            raise UserError(f"{file}: {name}: expected a value >= {low}; received {value}")
+    sizes = list(bounds.allowed_batch_sizes)
+    if sizes and (sizes != sorted(set(sizes)) or sizes[-1] != bounds.max_batch_size):
+        raise UserError(
+            f"{file}: allowed_batch_sizes: expected growing sizes that end with max_batch_size, "
+            f"{bounds.max_batch_size}; received {sizes}"
+        )
+    return bounds
+
+
+def metrics_path_of(settings: Settings) -> str | None:
+    """Where the metrics are, or None.
+
+    Without a file they are where TensorFlow Serving has them when asked: they cost next to nothing,
+    and they say nothing that the interfaces do not.
+    """
+    if not settings.monitoring_config_file:
+        return METRICS_PATH
+    config = protos.read_text(settings.monitoring_config_file, protos.MonitoringConfig())
+    return (
+        (config.prometheus_config.path or METRICS_PATH) if config.prometheus_config.enable else None
+    )
+
+
+def add_flags(parser: argparse.ArgumentParser) -> None:
+    """Adds one flag per field."""
+    for field in dataclasses.fields(Settings):
+        details: dict[str, Any] = {"default": field.default, "help": field.metadata["meaning"]}
+        details["help"] += f" (default: {field.default!r})"
+        if isinstance(field.default, bool):
+            # As absl and TensorFlow Serving have it: --flag, --flag=true, --flag=false.
+            details |= {"type": _boolean, "nargs": "?", "const": True, "metavar": "true|false"}
+        else:
+            details |= {
+                "type": type(field.default),
+                "metavar": type(field.default).__name__.upper(),
+            }
+        parser.add_argument(f"--{field.name}", **details)
+
+
+def _boolean(text: str) -> bool:
+    if text.lower() not in ("true", "false"):
+        raise argparse.ArgumentTypeError(f"expected true or false; received {text!r}")
+    return text.lower() == "true"
