@@ -17,8 +17,9 @@ import yaml
 
 from tfgan_mnist import cluster, distribution, train
 from tfgan_mnist.cluster import Cluster
+from tfgan_mnist.config import resolve
 from tfgan_mnist.distribution import Placement
-from tfgan_mnist.errors import UserError, WorkerLost
+from tfgan_mnist.errors import Stopped, UserError, WorkerLost
 
 ROOT = Path(__file__).parents[1]
 # Everything that could differ between one process and several: batch norm, dropout, a class head,
@@ -157,14 +158,17 @@ def test_a_killed_worker_is_started_again_and_ends_with_the_same_weights(victim,
     assert_same_run(tmp_path / "killed", tmp_path / "whole", rtol=0)
 
 
-def test_replicas_train_as_one_and_overflow_together(run_python):
-    """Two logical CPUs in one process: `mirrored`, and mixed_float16's loss scales."""
-    run_python("""
+def test_replicas_train_as_one_and_overflow_together(run_python, tmp_path):
+    """Two logical CPUs in one process: `mirrored`, its roll-back, and float16's loss scales."""
+    run_python(
+        f"        run = {str(tmp_path)!r}"
+        + """
+        import pathlib
         import functools, keras, numpy as np, tensorflow as tf
         cpu = tf.config.list_physical_devices("CPU")[0]
         tf.config.set_logical_device_configuration(
             cpu, [tf.config.LogicalDeviceConfiguration()] * 2)
-        from tfgan_mnist import data, distribution
+        from tfgan_mnist import checkpoints, data, distribution, runs
         from tfgan_mnist.config import resolve
         from tfgan_mnist.models import build
         rng = np.random.default_rng(0)
@@ -181,12 +185,25 @@ def test_replicas_train_as_one_and_overflow_together(run_python):
             share = distribution.share(placement, functools.partial(
                 data.batches, split, 16, seed=0, parts=2))
             model.fit(share, epochs=2, steps_per_epoch=4, shuffle=False, verbose=0)
-            return model, placement
+            return model, placement, share
 
-        (one, _), (two, mirrored) = trained("one_device"), trained("mirrored")
+        (one, *_), (two, mirrored, share) = trained("one_device"), trained("mirrored")
         assert mirrored.replicas == 2
         for a, b in zip(one.get_weights(), two.get_weights(), strict=True):
             np.testing.assert_allclose(a, b, rtol=1e-3, atol=2e-5)
+
+        # Back to the best evaluation's weights, and on with the count of steps.
+        run = pathlib.Path(run)
+        (run / "checkpoints").mkdir()
+        checkpoints.save(run, two)
+        best = [np.array(each) for each in two.generator.variables]
+        runs.write_rows(run / runs.EVALUATIONS, [dict(epoch=2, step=8, fid=1.0)])
+        two.fit(share, epochs=1, steps_per_epoch=4, shuffle=False, verbose=0)
+        checkpoints.roll_back(run, two)
+        assert two.steps_done == 12
+        for old, variable in zip(best, two.generator.variables, strict=True):
+            for copy in mirrored.strategy.experimental_local_results(variable.value):
+                np.testing.assert_array_equal(old, copy)
 
         # Replica 1 alone overflows, by images that are far from [-1, 1].
         keras.config.set_dtype_policy("mixed_float16")
@@ -212,24 +229,75 @@ def test_replicas_train_as_one_and_overflow_together(run_python):
         for old, variable in zip(before, half.discriminator.trainable_variables):
             for copy in copies(variable.value):
                 np.testing.assert_array_equal(old, copy)
-    """)
+    """
+    )
 
 
 # --- Who is there --------------------------------------------------------------------------------
 
 
-def test_workers_meet():
-    workers = addresses(3)
-    ends = []
-    threads = [
-        threading.Thread(target=lambda i=i: ends.append(cluster.meet(Cluster(workers, i), 30)))
-        for i in range(3)
-    ]
+def meet(workers: list[str]) -> list[cluster.Lines]:
+    """The connections of all workers, each met in a thread of its own."""
+    lines: list = [None] * len(workers)
+
+    def join(number: int) -> None:
+        lines[number] = cluster.meet(Cluster(workers, number), 30)
+
+    threads = [threading.Thread(target=join, args=(i,)) for i in range(len(workers))]
     for thread in threads:
         thread.start()
     for thread in threads:
         thread.join()
-    assert ends == [None] * 3
+    return lines
+
+
+def hang_up(lines: cluster.Lines) -> None:
+    """What the end of a process does."""
+    for connection in [*lines.to.values(), *lines.by.values()]:
+        connection.close()
+
+
+def test_workers_meet_and_hear_each_others_last_words():
+    workers = addresses(3)
+    first, second, third = meet(workers)
+    # The ports are free for TensorFlow, though the connections stay.
+    socket.create_server(("127.0.0.1", int(workers[0].rpartition(":")[2]))).close()
+    hang_up(third)
+    assert first.hear() is None and second.hear() is None
+    first.say(2, "the disk is full")
+    hang_up(first)
+    assert second.hear() == (0, 2, "the disk is full")
+
+
+class Left(Exception):
+    """In place of a process's end."""
+
+
+@pytest.mark.parametrize(
+    ("error", "status", "expected"),
+    [
+        (UserError("training came to nothing"), 2, "worker 1 ends with worker 0: training came"),
+        (OSError(28, "No space left"), 2, "No space left"),
+        (Stopped(signal.SIGTERM, "after step 8"), 143, "SIGTERM: after step 8"),
+        (RuntimeError(), 1, "RuntimeError"),
+        (None, WorkerLost.exit_status, "worker 1 lost worker 0 and cannot go on"),
+    ],
+)
+def test_workers_end_as_the_first_of_them(error, status, expected, monkeypatch, capsys):
+    import tensorflow as tf
+
+    def leave(status):
+        raise Left(status)
+
+    monkeypatch.setattr(os, "_exit", leave)
+    chief, other = meet(addresses(2))
+    if error:  # otherwise it is killed, without a word
+        with pytest.raises(type(error)), distribution._peers(chief):
+            raise error
+    hang_up(chief)
+    with pytest.raises(Left, match=str(status)), distribution._peers(other):
+        raise tf.errors.UnavailableError(None, None, "lost /job:worker/replica:0/task:0")
+    assert expected in capsys.readouterr().err
 
 
 def test_a_worker_that_never_comes_is_named_after_a_time():
@@ -322,6 +390,13 @@ def test_replicas_share_every_part_of_every_batch(replicas):
             step, replica = divmod(number, 2)
             parts = whole[step].reshape(2, replicas, -1)[:, first + replica]
             np.testing.assert_array_equal(labels, parts.reshape(-1))
+
+
+def test_workers_do_not_roll_back():
+    settings = resolve({"model": "gan", "on_collapse": "rollback"})
+    train._expect_no_rollback(settings, Placement(None))
+    with pytest.raises(UserError, match="on_collapse: expected warn or stop"):
+        train._expect_no_rollback(settings, Placement(None, workers=2))
 
 
 def test_a_batch_that_cannot_be_divided_is_refused():

@@ -12,6 +12,8 @@ from typing import NamedTuple
 
 from tfgan_mnist.errors import UserError, WorkerLost
 
+STRATEGIES = ("auto", "one_device", "mirrored", "multi_worker")  # distribution.py has them
+WAIT_SECONDS = 300.0  # a machine's cold start takes minutes, most of them for its container image
 GREETING = b"tfgan-mnist\n"
 CONNECT_SECONDS = 2
 POLL_SECONDS = 0.2

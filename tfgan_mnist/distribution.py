@@ -12,6 +12,7 @@ import os
 import re
 import signal
 import sys
+import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import NamedTuple
 
@@ -65,9 +66,8 @@ def start(kind: str, wait_seconds: float) -> Placement:
     To be called before TensorFlow's first operation.
 
     Args:
-      kind: "one_device", "mirrored", "multi_worker" or "auto": the cluster that the environment
-        describes if it has several workers, else all GPUs of this machine if it has several, else
-        one device.
+      kind: one of `cluster.STRATEGIES`. "auto": the cluster that the environment describes if it
+        has several workers, else all GPUs of this machine if it has several, else one device.
       wait_seconds: how long workers may take to come.
 
     Raises:
@@ -177,6 +177,17 @@ def _signals_ignored() -> Iterator[None]:
     finally:
         for number, handler in zip(numbers, former):
             signal.signal(number, handler)
+
+
+@contextlib.contextmanager
+def without_trace() -> Iterator[str]:
+    """For a worker that is to write nothing: a folder that goes again, and prints that are lost."""
+    with (
+        tempfile.TemporaryDirectory() as scratch,
+        open(os.devnull, "w") as nowhere,
+        contextlib.redirect_stdout(nowhere),
+    ):
+        yield scratch
 
 
 def summed(placement: Placement, numbers: np.ndarray) -> np.ndarray:

@@ -3,22 +3,17 @@
 import contextlib
 import dataclasses
 import functools
-import os
 import sys
-import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from tfgan_mnist import cli, config, files, runs
+from tfgan_mnist import cli, cluster, config, files, runs
 from tfgan_mnist.config import Config
 from tfgan_mnist.errors import UserError
 from tfgan_mnist.report import describe
 
 if TYPE_CHECKING:
     from tfgan_mnist.distribution import Placement
-
-STRATEGIES = ("auto", "one_device", "mirrored", "multi_worker")
-WAIT_SECONDS = 300.0  # a machine's cold start takes minutes, most of them for its container image
 
 # A resumed run may be told these anew. All else is what it was, or it would be another run. With
 # more epochs the learning rates' decay is stretched, so that they jump up where the run goes on.
@@ -40,7 +35,7 @@ def train(
     settings: Config,
     run: Path | None = None,
     strategy: str = "auto",
-    wait_seconds: float = WAIT_SECONDS,
+    wait_seconds: float = cluster.WAIT_SECONDS,
 ) -> Path | None:
     """Trains as configured, exports the generator and returns the run's folder.
 
@@ -51,7 +46,7 @@ def train(
       settings: the resolved configuration.
       run: the run's folder. If a run was begun in it, that one goes on where its newest checkpoint
         stopped. Default: a new folder with the next number.
-      strategy: where to train, one of `STRATEGIES`.
+      strategy: where to train, one of `cluster.STRATEGIES`.
       wait_seconds: how long other workers may take to come.
 
     Raises:
@@ -64,18 +59,12 @@ def train(
     # Settle what must not change once there are variables, and where these will be.
     runtime.settle(settings.seed, settings.precision)
     placement = distribution.start(strategy, wait_seconds)
-    if placement.is_chief:
-        with distribution.together(placement):
+    with distribution.together(placement):
+        if placement.is_chief:
             return _train(settings, run, placement)
-    # The same, into a folder that is thrown away.
-    with (
-        tempfile.TemporaryDirectory() as scratch,
-        open(os.devnull, "w") as nowhere,
-        contextlib.redirect_stdout(nowhere),
-        distribution.together(placement),
-    ):
-        settings = dataclasses.replace(settings, run_root=scratch, tensorboard=False)
-        _train(settings, None, placement)
+        with distribution.without_trace() as scratch:
+            settings = dataclasses.replace(settings, run_root=scratch, tensorboard=False)
+            _train(settings, None, placement)
     return None
 
 
@@ -310,7 +299,7 @@ def parser() -> cli.Parser:
     )
     parser.add_argument(
         "--strategy",
-        choices=STRATEGIES,
+        choices=cluster.STRATEGIES,
         default="auto",
         help="where to train; auto: on the workers that TF_CONFIG or SLURM names, else on all GPUs "
         "here, else on one device (default: %(default)s)",
@@ -318,7 +307,7 @@ def parser() -> cli.Parser:
     parser.add_argument(
         "--wait_seconds",
         type=float,
-        default=WAIT_SECONDS,
+        default=cluster.WAIT_SECONDS,
         metavar="FLOAT",
         help="how long other workers may take to come (default: %(default)g)",
     )
