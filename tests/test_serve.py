@@ -957,12 +957,12 @@ def test_the_command(tmp_path):
             # Signalled in the middle of a request, it answers it.
             with socket.create_connection(("127.0.0.1", port), 20) as connection:
                 body = b'{"signature_name": "png", "instances": [1]}'
-                content = malformed.post("gan", body)
-                connection.sendall(content[:-5])
-                time.sleep(0.3)
+                head = malformed.post("gan", b"", "Expect: 100-continue", length=len(body))
+                connection.sendall(head)
+                assert connection.recv(100).startswith(b"HTTP/1.1 100")  # it waits for the body
                 process.send_signal(signal.SIGTERM)
                 time.sleep(0.3)
-                connection.sendall(content[-5:])
+                connection.sendall(body)
                 assert malformed.read_answer(connection).startswith(b"HTTP/1.1 200")
             out, err = process.communicate(timeout=60)
         finally:
