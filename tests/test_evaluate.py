@@ -76,10 +76,11 @@ def report_of(folder):
 
 
 def test_real_images_score_about_the_floor(command, tmp_path, mnist, capsys):
-    rows = np.random.default_rng(1).choice(10_000, COUNT, replace=False)
-    file = write(
-        tmp_path / "real.npz", mnist.test.images[rows], labels=mnist.test.labels[rows].astype(int)
-    )
+    # Of neither the test images nor those of the floor.
+    floors = np.random.default_rng(scoring.FLOOR_SEED).choice(60_000, COUNT, replace=False)
+    rows = np.setdiff1d(np.arange(60_000), floors)[:COUNT]
+    labels = mnist.train.labels[rows].astype(int)
+    file = write(tmp_path / "real.npz", mnist.train.images[rows], labels=labels)
     command(f"--images={file}", f"--output={tmp_path / 'report'}")
 
     told = report_of(tmp_path / "report")["samples"]
@@ -177,7 +178,7 @@ def test_an_untrained_run_scores_far_off_and_keeps_what_train_wrote(command, tmp
     report = report_of(run)
     told = report.pop("samples")
     assert report == trained
-    assert told["source"] == "run 0001-gan"
+    assert told["source"] == "run 0001-gan, step 0"
     scores, floor = told["scores"], told["floor"]
     assert scores["fid"] > 20 * floor["fid"]
     assert scores["kid"] > 20 * abs(floor["kid"])
@@ -209,9 +210,21 @@ def test_an_export_scores_as_the_images_that_it_makes(command, place, tmp_path):
     assert kept.stat().st_size == size
 
 
-def test_json_has_no_infinity():
-    values = scoring._finite({"histogram_divergence": np.inf, "fid": 1.0})
-    assert values == {"histogram_divergence": None, "fid": 1.0}
+def test_json_has_no_infinity(tmp_path):
+    runs.add_metrics(tmp_path, samples={"scores": {"histogram_divergence": np.inf, "fid": 1.0}})
+    assert report_of(tmp_path)["samples"]["scores"] == {"histogram_divergence": None, "fid": 1.0}
+
+
+def test_figures_do_not_depend_on_the_order_of_the_samples(command, tmp_path, mnist):
+    """Folders are often sorted by class, and conditional models take classes in turn."""
+    some = np.arange(FEWEST)
+    by_class = np.argsort(mnist.train.labels[:FEWEST], kind="stable")
+    small = []
+    for name, order in (("mixed", some), ("sorted", by_class)):
+        file = write(tmp_path / f"{name}.npz", mnist.train.images[order])
+        command(f"--images={file}", f"--output={tmp_path / name}")
+        small.append(report_of(tmp_path / name)["samples"]["scores"]["small_batch_score"])
+    assert small[0] == pytest.approx(small[1], rel=0.1)
 
 
 # Several runs
@@ -222,7 +235,7 @@ def judged_run(root, name, seed, fid, **sizes):
     settings = config.resolve({"model": name, "seed": seed, "steps_per_epoch": 1, **sizes})
     run = runs.create(root, settings, FACTS)
     told = {
-        "source": run.name,
+        "source": runs.name_of(run, 2),
         "dataset": "mnist",
         "split": "test",
         "generated": scoring.NUM,
@@ -268,14 +281,32 @@ def test_only_runs_that_were_judged_alike_are_compared(command, tmp_path):
         command("--run", *made)
 
 
+def test_the_same_seed_twice_is_no_second_run(command, tmp_path):
+    made = [judged_run(tmp_path, "gan", 3, 8.0) for _ in range(2)]
+    with pytest.raises(UserError, match="another seed in every run.*both of seed 3"):
+        command("--run", *made)
+
+
 def test_a_run_without_figures_is_judged_first(command, tmp_path, monkeypatch, capsys):
     made = [judged_run(tmp_path, "gan", 0, 8.0)]
     made.append(make_run(tmp_path, "gan", g_hidden_widths=(8,), d_hidden_widths=(4,)))
     told = runs.read_metrics(made[0])["samples"] | {"generated": COUNT}
     runs.add_metrics(made[0], samples=told)
-    monkeypatch.setattr(evaluate, "evaluate", lambda *arguments: told)
+    judged = []
+    monkeypatch.setattr(
+        evaluate, "evaluate", lambda samples, *others: judged.append(samples.name) or told
+    )
     command("--run", *made, f"--num={COUNT}")
+    assert judged == [runs.name_of(made[1], 0)]
     assert "g_hidden_widths=(8,)" in capsys.readouterr().out
+    # Figures of another checkpoint are not those of this one.
+    judged.clear()
+    runs.add_metrics(made[0], samples=told | {"source": runs.name_of(made[0], 1)})
+    monkeypatch.setattr(
+        evaluate.generate, "from_run", lambda run: generate.Source(run.name, 0, False, None, None)
+    )
+    command("--run", *made, f"--num={COUNT}")
+    assert judged == [path.name for path in made]
 
 
 # What is refused

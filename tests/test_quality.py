@@ -10,7 +10,17 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from tfgan_mnist import checkpoints, data, metrics, quality, runs, scoring, train
+from tfgan_mnist import (
+    callbacks,
+    checkpoints,
+    data,
+    evaluate,
+    metrics,
+    quality,
+    runs,
+    scoring,
+    train,
+)
 from tfgan_mnist.errors import UserError
 
 
@@ -72,7 +82,7 @@ def fake_scores(monkeypatch, fids):
     )
 
 
-def test_every_evaluation_is_kept_and_told(run_train, capsys):
+def test_every_evaluation_is_kept_and_told(run_train, capsys, tmp_path):
     run = run_train(model="cdcgan", epochs=2)
     rows = read(run / runs.EVALUATIONS)
     assert [(row["epoch"], row["step"]) for row in rows] == [("1", "3"), ("2", "6")]
@@ -89,8 +99,14 @@ def test_every_evaluation_is_kept_and_told(run_train, capsys):
     with Image.open(run / runs.CURVES) as picture:
         assert picture.size == (1200, 900)
 
-    # The end: on the test images.
+    # The end: on the test images, and as the evaluate command says.
     told = runs.read_metrics(run)
+    assert 0 <= told["test"]["jsd_bound"] <= math.log(2)
+    flags = [f"--run={run}", f"--num={scoring.NUM}", f"--output={tmp_path / 'again'}"]
+    evaluate.main(evaluate.parser().parse_args(flags))
+    again = runs.read_metrics(tmp_path / "again")["samples"]
+    assert again.pop("seconds") >= 0
+    assert again == {key: value for key, value in told["samples"].items() if key != "seconds"}
     assert told["samples"]["split"] == "test"
     assert told["samples"]["generated"] == scoring.MINIMUM
     assert f"{told['samples']['scores']['fid']:.4g}" in output
@@ -128,6 +144,39 @@ def test_evaluations_change_nothing_in_training(run_train):
     checkpoint_values.assert_same(often, seldom)
 
 
+def test_a_stopped_run_has_the_evaluations_of_one_that_was_not(run_train, monkeypatch):
+    whole = run_train(epochs=4)
+    with monkeypatch.context() as patch:
+        patch.setattr(callbacks.Checkpoint, "on_epoch_end", fail_after_epoch_2)
+        with pytest.raises(KeyboardInterrupt):
+            run_train(epochs=4)
+    stopped = max(whole.parent.iterdir())
+    assert len(read(stopped / runs.EVALUATIONS)) == 3  # one more than there are checkpoints
+    run_train(f"--resume={stopped}", epochs=4)
+    checkpoint_values.assert_same(stopped, whole)
+    assert values(stopped / runs.EVALUATIONS) == values(whole / runs.EVALUATIONS)
+
+
+def fail_after_epoch_2(self, epoch, logs=None):
+    if epoch >= 2:
+        raise KeyboardInterrupt
+    checkpoints.save(self.run, self.model)
+
+
+def values(path):
+    return [{key: cell for key, cell in row.items() if key != "seconds"} for row in read(path)]
+
+
+def test_few_images_are_not_judged(run_train, monkeypatch, capsys):
+    few = data.load()
+    few = few._replace(test=data.Split(*(part[:100] for part in few.test)))
+    monkeypatch.setattr(data, "load", lambda *arguments: few)
+    run = run_train(epochs=1)
+    assert "Samples are not judged: that takes 1,000 images, not 100" in capsys.readouterr().out
+    assert not (run / runs.EVALUATIONS).exists()
+    assert (run / runs.EXPORTED).exists()
+
+
 def test_held_out_images_are_not_trained_on(mnist):
     training, held_out = data.hold_out(mnist.train, 5000)
     assert (len(training.images), len(held_out.images)) == (55_000, 5000)
@@ -141,6 +190,8 @@ def test_held_out_images_are_not_trained_on(mnist):
 
 
 # The watch
+
+HOPELESS = ["--g_learning_rate=1e30", "--d_learning_rate=1e30"]
 
 
 def fake_trouble(monkeypatch, epochs):
@@ -190,9 +241,58 @@ def test_rollback_takes_the_best_weights_and_other_randomness(run_train, monkeyp
     ((step, steps_done, before, after),) = seen
     assert (step, steps_done) == (6, 9)
     assert any((a != b).any() for a, b in zip(before, after))
+    _, best = checkpoints.restore_run(run)
+    assert best.steps_done == 6
+    for a, b in zip(after, best.generator.get_weights(), strict=True):
+        np.testing.assert_array_equal(a, b)
+    # What was given up is no longer told of.
+    assert [row["epoch"] for row in read(run / runs.EVALUATIONS)] == ["1", "2", "4"]
     assert "Going on with the weights of step 6" in caplog.text
     # Four epochs were counted, and the checkpoints are those of a run that goes on.
     assert max((run / checkpoints.FOLDER).iterdir()).name == "step_00000012"
+
+
+def test_rollback_from_the_best_evaluation_goes_to_the_one_before(run_train, monkeypatch, caplog):
+    fake_scores(monkeypatch, [2.0, 1.0, 3.0, 0.5])
+    fake_trouble(monkeypatch, {2})
+    run_train("--on_collapse=rollback")
+    assert "Trouble at step 6: trouble: it was seen. Try another day. Going on" in caplog.text
+    assert "the weights of step 3" in caplog.text
+
+
+def test_a_damaged_best_checkpoint_is_not_rolled_back_to(run_train, tmp_path):
+    run = run_train(epochs=2)
+    _, model = checkpoints.restore_run(run)
+    best = run / checkpoints.FOLDER / f"step_{runs.best_step(run):08d}"
+    (best / "state.index").write_bytes(b"damaged")
+    with pytest.raises(UserError, match="cannot be read"):
+        checkpoints.roll_back(run, model)
+
+
+@pytest.mark.parametrize("action", ["warn", "stop"])
+def test_values_that_are_not_finite_end_training_at_once(action, run_train):
+    with pytest.raises(UserError, match="non-finite values: .* became (nan|inf)"):
+        run_train(f"--on_collapse={action}", *HOPELESS, epochs=20)
+
+
+def test_values_that_are_not_finite_are_rolled_back(run_train, monkeypatch, caplog):
+    """Once: the loss of step 5 is NaN, after an evaluation of step 3."""
+    fake_trouble(monkeypatch, set())  # none is seen at the ends of epochs
+    real = quality.CollapseWatch.on_train_batch_end
+    steps = []
+
+    def on_train_batch_end(self, batch, logs=None):
+        steps.append(self.model.steps_done)
+        real(
+            self, batch, logs | {"g_loss": math.nan} if steps.count(5) and len(steps) == 5 else logs
+        )
+
+    monkeypatch.setattr(quality.CollapseWatch, "on_train_batch_end", on_train_batch_end)
+    run = run_train("--on_collapse=rollback")
+    assert steps == list(range(1, 10))
+    assert "g_loss became nan" in caplog.text
+    assert "Going on with the weights of step 3" in caplog.text
+    assert (run / runs.EXPORTED).exists()
 
 
 def test_rollbacks_come_to_an_end(run_train, monkeypatch):
@@ -215,7 +315,6 @@ def test_there_may_be_nothing_to_go_back_to(run_train, monkeypatch):
 def told_of(tmp_path, monkeypatch, caplog, mnist):
     """Trains with these flags on all of MNIST, and returns the kinds of trouble that were told."""
     monkeypatch.setattr(data, "load", lambda *arguments: mnist)
-    monkeypatch.setattr(quality, "NUM", 5000)
 
     def told_of(*flags) -> list[str]:
         places = [f"--{key}={tmp_path}" for key in ("data_dir", "run_root", "export_root")]

@@ -951,18 +951,21 @@ def test_the_command(tmp_path):
 
             # The port is taken: the second one says so in a line.
             chosen = Settings(model_base_path=str(EXPORTS), rest_api_port=port, port=0)
-            with pytest.raises(OSError, match="in use"):
+            with pytest.raises(OSError, match="^--rest_api_port: cannot listen .* in use"):
+                serve.start(chosen)
+            chosen = Settings(model_base_path=str(EXPORTS), rest_api_port=0, port=port)
+            with pytest.raises(OSError, match="^--port: cannot listen on 127.0.0.1"):
                 serve.start(chosen)
 
             # Signalled in the middle of a request, it answers it.
             with socket.create_connection(("127.0.0.1", port), 20) as connection:
                 body = b'{"signature_name": "png", "instances": [1]}'
-                content = malformed.post("gan", body)
-                connection.sendall(content[:-5])
-                time.sleep(0.3)
+                head = malformed.post("gan", b"", "Expect: 100-continue", length=len(body))
+                connection.sendall(head)
+                assert connection.recv(100).startswith(b"HTTP/1.1 100")  # it waits for the body
                 process.send_signal(signal.SIGTERM)
                 time.sleep(0.3)
-                connection.sendall(content[-5:])
+                connection.sendall(body)
                 assert malformed.read_answer(connection).startswith(b"HTTP/1.1 200")
             out, err = process.communicate(timeout=60)
         finally:
@@ -976,6 +979,7 @@ def test_wrong_flags(monkeypatch, capsys):
     for flags, message in [
         (["--model_base_path=/no/where"], "--model_base_path: expected a folder"),
         ([], "expected --model_base_path=saved_models or"),
+        (["--model_base_path=x", "--port=0", "--rest_api_port=0"], "received 0 for both"),
         (["--model_base_path=x", "--enable_batching=maybe"], "expected true or false"),
     ]:
         monkeypatch.setattr(sys, "argv", ["serve", *flags])
@@ -983,6 +987,14 @@ def test_wrong_flags(monkeypatch, capsys):
             cli.run(serve.main, serve.parser())
         assert stop.value.code == cli.EXIT_USER_ERROR
         assert message in capsys.readouterr().err
+
+
+def test_without_the_extra(monkeypatch):
+    monkeypatch.setitem(sys.modules, "uvicorn", None)
+    for module in ("http", "server"):
+        monkeypatch.delitem(sys.modules, f"tfgan_mnist.serving.{module}")
+    with pytest.raises(UserError, match=r"needs uvicorn.* pip install 'tfgan-mnist\[serve\]'"):
+        serve.start(Settings(model_base_path=str(EXPORTS)))
 
 
 def test_flags():

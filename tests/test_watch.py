@@ -1,12 +1,14 @@
 """Which trouble is seen in which rows: the verdicts of a person on good and bad runs."""
 
 import math
+from pathlib import Path
 
 import numpy as np
 import pytest
 
-from tfgan_mnist import watch
+from tfgan_mnist import runs, watch
 
+WATCHED = Path(__file__).parent / "watched"
 REAL = np.full(10, 100)
 SPREAD = 90.0
 HEALTHY = {
@@ -26,11 +28,36 @@ def log_row(epoch, **values):
 def evaluation(epoch, fid=5.0, precision=0.7, recall=0.5, counts=None):
     counts = [100] * 10 if counts is None else counts
     classes = {f"class_{k}": count for k, count in enumerate(counts)}
-    return {"epoch": epoch, "fid": fid, "precision": precision, "recall": recall} | classes
+    row = {"epoch": epoch, "fid": fid, "precision": precision, "recall": recall}
+    return row | {"jsd_bound": 0.1} | classes
 
 
 def find(log, evaluations):
     return watch.find(log, evaluations, REAL, SPREAD)
+
+
+def history(name):
+    """What is found of a real run after each of its epochs."""
+    log, evaluations = (
+        runs.read_rows(WATCHED / name / file) for file in (runs.LOG, runs.EVALUATIONS)
+    )
+    assert log
+    assert evaluations
+    for i, row in enumerate(log):
+        known = [each for each in evaluations if each["epoch"] <= row["epoch"]]
+        yield find(log[: i + 1], known)
+
+
+@pytest.mark.parametrize("model", ["gan", "dcgan", "cdcgan"])
+def test_the_default_recipes_are_healthy(model):
+    assert list(history(f"healthy-{model}")) == [None] * (12 if model == "gan" else 4)
+
+
+@pytest.mark.parametrize("reason", ["learning_rate", "discriminator_steps", "minimax"])
+def test_runs_made_to_fail_are_in_trouble(reason):
+    found = list(history(f"failing-{reason}"))
+    assert all(found)
+    assert "the discriminator is too strong" in {finding.kind for finding in found}
 
 
 def test_a_healthy_run_is_left_alone():
@@ -85,7 +112,22 @@ def test_classes_that_change_places_are_an_oscillation():
 
 
 def test_without_an_evaluation_only_the_log_speaks():
-    strong = log_row(2, d_real_accuracy=1.0, d_fake_accuracy=1.0)
-    bad = evaluation(1, counts=[1000] + [0] * 9)
-    assert "too strong" in find([log_row(1), strong], [bad]).kind
-    assert find([log_row(1), log_row(2)], [bad]) is None
+    """As of dcgan again: without one, 0.91 of both is no trouble yet."""
+    certain = log_row(2, d_real_accuracy=1.0, d_fake_accuracy=1.0)
+    strong = log_row(2, d_real_accuracy=0.91, d_fake_accuracy=0.91)
+    assert "too strong" in find([log_row(1), certain], []).kind
+    assert find([log_row(1), strong], []) is None
+
+
+def test_between_evaluations_the_newest_says_what_samples_are_good_for():
+    strong = log_row(2, d_real_accuracy=0.95, d_fake_accuracy=0.95)
+    assert "too strong" in find([log_row(1), strong], [evaluation(1, fid=200)]).kind
+    assert find([log_row(1), strong], [evaluation(1, fid=5)]) is None
+    # What the newest evaluation itself shows was told in its own epoch.
+    collapsed = evaluation(1, counts=[1000] + [0] * 9)
+    assert find([log_row(1), log_row(2)], [collapsed]) is None
+
+
+def test_samples_that_are_not_finite():
+    broken = evaluation(1) | {"fid": math.nan}
+    assert "non-finite" in find([log_row(1)], [broken]).kind

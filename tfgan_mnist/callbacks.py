@@ -67,15 +67,14 @@ def sample_grid(model: GAN) -> np.ndarray:
 class Log(keras.callbacks.Callback):
     """Keeps `log.csv`: a row per epoch with seconds, images per second and what the step reports.
 
-    Seconds are those of the steps: sample grids and evaluations are not in them. On a resumed run
-    the rows after the checkpoint are dropped, since their epochs are trained again.
+    Seconds are those of the steps: sample grids and evaluations are not in them.
     """
 
-    def __init__(self, run: Path, first_epoch: int, images_per_step: int):
+    def __init__(self, run: Path, images_per_step: int):
         super().__init__()
         self.path = run / runs.LOG
         self.images_per_step = images_per_step
-        self.rows = [row for row in runs.read_rows(self.path) if row["epoch"] <= first_epoch]
+        self.rows = runs.read_rows(self.path)
         self.seconds = self.rows[-1]["seconds"] if self.rows else 0.0
 
     def on_epoch_begin(self, epoch, logs=None):
@@ -103,6 +102,19 @@ class Checkpoint(keras.callbacks.Callback):
 
     def on_epoch_end(self, epoch, logs=None):
         checkpoints.save(self.run, self.model)
+
+
+class RestoreBest(keras.callbacks.Callback):
+    """At the end of training puts the checkpoint of the best evaluation back into the model."""
+
+    def __init__(self, run: Path):
+        super().__init__()
+        self.run = run
+
+    def on_train_end(self, logs=None):
+        best = runs.best_step(self.run)
+        if best not in (None, self.model.steps_done):
+            checkpoints.restore(self.run, self.model, best)
 
 
 class KeepMetrics(keras.callbacks.Callback):

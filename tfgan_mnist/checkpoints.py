@@ -88,6 +88,8 @@ def roll_back(run: Path, model: GAN) -> int:
     counts = (model.global_step, model.d_optimizer.iterations, model.g_optimizer.iterations)
     values = [count.numpy() for count in counts]
     step = restore(run, model, best)
+    if step != best:
+        raise UserError(f"the checkpoint of step {best:,} cannot be read")
     for count, value in zip(counts, values):
         count.assign(value)
     return step

@@ -2,9 +2,9 @@
 
 Inception, which gave the FID its features, was trained on photographs and has little to say about
 digits. Samples are judged here by a small network trained on the GAN's own data set: on its
-training split only, so that its accuracy on the test split is an honest one. The weights for MNIST
-ship with the package; `python -m tfgan_mnist.train_classifier` made them, and makes those of any
-other data set.
+training split only. Its accuracy on the test split is a little flattered all the same, as that
+split decided between a few recipes. The weights for MNIST ship with the package;
+`python -m tfgan_mnist.train_classifier` made them, and makes those of any other data set.
 
 A classifier is a folder, named by data set, image shape and version:
 
@@ -178,7 +178,7 @@ def train(
       train_images: (N, H, W, C) uint8, N >= 128.
       train_labels: (N,) integers in [0, num_classes).
       num_classes: K.
-      steps: updates with 128 images each; None: 8 passes.
+      steps: updates with 128 images each; None: `EPOCHS` passes.
       seed: of weights, order and augmentation.
       log: called as log(step, steps, loss) every 100 steps.
     """
@@ -296,8 +296,7 @@ def folder_of(dataset: str, image_shape: tuple[int, int, int], data_dir: str = "
     name = name_of(dataset, image_shape)
     if (SHIPPED / name).is_dir():
         return SHIPPED / name
-    data_dir = data_dir or os.environ.get("TFDS_DATA_DIR") or "~/tensorflow_datasets"
-    return Path(data_dir).expanduser() / "tfgan_mnist_classifiers" / name
+    return files.data_folder(data_dir) / "tfgan_mnist_classifiers" / name
 
 
 def save(classifier: Classifier, folder: str | os.PathLike) -> None:

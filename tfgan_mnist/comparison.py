@@ -5,6 +5,8 @@ import statistics
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import numpy as np
+
 from tfgan_mnist import files, report, runs
 from tfgan_mnist.config import Config
 from tfgan_mnist.errors import UserError
@@ -38,7 +40,8 @@ def group(judged: list[Judged]) -> dict[str, list[Judged]]:
     """Runs of equal settings but for the seed, under a name that tells the groups apart.
 
     Raises:
-      UserError: runs that were not judged alike.
+      UserError: runs that were not judged alike, or two of one group with the same seed, which
+        would make the error look smaller than it is.
     """
     for key in PROTOCOL:
         if len({str(run.told[key]) for run in judged}) > 1:
@@ -52,7 +55,14 @@ def group(judged: list[Judged]) -> dict[str, list[Judged]]:
         same_model = [each for each in settings if each["model"] == values["model"]]
         telling = [key for key in differing if len({str(each[key]) for each in same_model}) > 1]
         name = " ".join([values["model"], *(f"{key}={values[key]}" for key in telling)])
-        groups.setdefault(name, []).append(run)
+        members = groups.setdefault(name, [])
+        same = [each.name for each in members if each.settings.seed == run.settings.seed]
+        if same:
+            raise UserError(
+                f"{name}: expected another seed in every run; received {same[0]} and {run.name}, "
+                f"both of seed {run.settings.seed}"
+            )
+        members.append(run)
     return groups
 
 
@@ -103,11 +113,11 @@ def write(groups: dict[str, list[Judged]], folder: Path) -> None:
     figure = Figure(figsize=(9, 5), layout="constrained")
     axes = figure.subplots()
     for colour, (name, members) in enumerate(groups.items()):
-        for i, run in enumerate(members):
+        axes.plot([], color=f"C{colour}", label=name)
+        for run in members:
             seconds = {row["epoch"]: row["seconds"] for row in run.log}
             points = [(seconds[row["epoch"]], row["fid"]) for row in run.evaluations]
-            label = name if i == 0 else None
-            axes.plot(*zip(*points), color=f"C{colour}", marker=".", label=label)
+            axes.plot(*np.array(points).reshape(-1, 2).T, color=f"C{colour}", marker=".")
     axes.set(xlabel="seconds of training", ylabel="FID against held-out images", yscale="log")
     axes.grid(alpha=0.3, which="both")
     axes.legend()

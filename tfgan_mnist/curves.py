@@ -17,6 +17,8 @@ def draw(log: list[Row], evaluations: list[Row], path: Path) -> None:
     Losses, D's accuracies, gradient norms; where there were evaluations FID, precision, recall,
     label accuracy, the bound on the Jensen-Shannon divergence and the class histogram.
     """
+    if not log:  # somebody removed it
+        return
     # Imported here: it takes half a second and is wanted once. `Figure` needs no display.
     from matplotlib.figure import Figure
 

@@ -22,6 +22,7 @@ from urllib.parse import urlsplit
 import numpy as np
 import tensorflow as tf
 
+from tfgan_mnist import files
 from tfgan_mnist.errors import UserError
 from tfgan_mnist.images import to_float
 
@@ -48,6 +49,7 @@ class ImageData(NamedTuple):
     test: Split
     num_classes: int
     class_names: tuple[str, ...]  # by label
+    test_split: str = "test"  # some data sets have a validation split instead
 
 
 def load(
@@ -80,10 +82,7 @@ def load(
             raise UserError(f"{name}: has 3 channels; received channels={channels}")
         return _stacked(load("mnist", data_dir, manual_dir, image_size, channels=1))
 
-    # Imported here, as it takes half a second that programs without data can save.
-    import tensorflow_datasets as tfds
-
-    root = Path(data_dir or tfds.core.constants.DATA_DIR).expanduser()
+    root = files.data_folder(data_dir)
     builder = _open(name, root)
     _expect_images_and_labels(name, builder)
     if not builder.data_path.exists():
@@ -104,6 +103,7 @@ def load(
         _read(name, builder, test, image_size, channels),
         label.num_classes,
         tuple(label.names),
+        test,
     )
 
 

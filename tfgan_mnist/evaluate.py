@@ -22,9 +22,10 @@ Where to:
   default is the run's folder; without a run nothing is written.
 
 Several runs:
-  Figures that a run's metrics.json holds already, of as many samples and the same seed, are taken
-  from there. Runs that differ in their seeds only share a column: mean and standard error. With
-  --output the table goes to comparison.md, and FID over training time to comparison.png.
+  Figures that a run's metrics.json holds already, of the same checkpoint, as many samples and the
+  same seed, are taken from there. Runs that differ in their seeds only share a column: mean and
+  standard error. With --output the table goes to comparison.md, and FID over training time to
+  comparison.png.
 """
 
 import argparse
@@ -49,7 +50,7 @@ class Samples(NamedTuple):
     dataset: str
     data_dir: str  # empty: TFDS's usual place
     image_shape: tuple[int, int, int]
-    # -> images uint8 (N, H, W, C) and labels int32 (N,) or None
+    # -> images uint8 (N, H, W, C) and labels, integers (N,), or None
     make: Callable[[], tuple[np.ndarray, np.ndarray | None]]
 
 
@@ -59,13 +60,10 @@ class Samples(NamedTuple):
 def of_run(run: Path, num: int, seed: int, dataset: str = "", data_dir: str = "") -> Samples:
     """What a run has learnt; data set and place are the run's unless given."""
     config, facts = runs.read(run)
-    make = functools.partial(_generated, generate.from_run(run), num, seed)
-    # Not the run's path: reports go with exports to other machines.
-    name, step = f"run {run.resolve().name}", runs.best_step(run)
-    name += "" if step is None else f", step {step:,}"
-    return Samples(
-        name, dataset or config.dataset, data_dir or config.data_dir, facts.image_shape, make
-    )
+    source = generate.from_run(run)
+    make = functools.partial(_generated, source, num, seed)
+    dataset, data_dir = dataset or config.dataset, data_dir or config.data_dir
+    return Samples(source.name, dataset, data_dir, facts.image_shape, make)
 
 
 def of_saved_model(
@@ -77,7 +75,8 @@ def of_saved_model(
       UserError: no export there, or one without a model card that tells its data.
     """
     folder = export.find_version(path)
-    make = functools.partial(_generated, generate.from_saved_model(folder), num, seed)
+    source = generate.from_saved_model(folder)
+    make = functools.partial(_generated, source, num, seed)
     try:
         card = json.loads((folder / export.CARD).read_text())
         height, width, channels = card["image_shape"]
@@ -87,8 +86,7 @@ def of_saved_model(
             f"{folder}: expected a {export.CARD} with image_shape and config.dataset (or give "
             f"--dataset); received: {error!r}"
         ) from error
-    name = f"export {'/'.join(folder.resolve().parts[-2:])}"
-    return Samples(name, dataset, data_dir, (height, width, channels), make)
+    return Samples(source.name, dataset, data_dir, (height, width, channels), make)
 
 
 def of_images(
@@ -120,7 +118,7 @@ def _generated(source: generate.Source, num: int, seed: int):
 
 
 def _labels(path: Path, count: int) -> np.ndarray | None:
-    """The `labels` of an .npz file, int32 (N,), or None when it has none."""
+    """The `labels` of an .npz file, int64 (N,), or None when it has none."""
     try:
         with np.load(path, allow_pickle=False) as archive:
             labels = archive["labels"] if "labels" in archive.files else None
@@ -133,7 +131,7 @@ def _labels(path: Path, count: int) -> np.ndarray | None:
             f"{path}: expected 'labels' as integers of shape ({count},), one for each image; "
             f"received {labels.dtype} of shape {labels.shape}"
         )
-    return labels.astype(np.int32)
+    return labels.astype(np.int64)
 
 
 # How good it is
@@ -222,10 +220,17 @@ def main(arguments) -> None:
 
     def known_or_judged(run: Path) -> dict[str, Any]:
         told = runs.read_metrics(run).get("samples", {})
-        known = told.get("generated") == (num or scoring.NUM) and told.get("seed") == seed
-        if known and (not gan_train or "gan_train_accuracy" in told["scores"]):
-            return told
-        return judge_run(run, run)
+        config, _ = runs.read(run)
+        as_asked = {
+            "source": runs.name_of(run, runs.best_step(run) or 0),
+            "dataset": arguments.dataset or config.dataset,
+            "generated": num or scoring.NUM,
+            "seed": seed,
+        }
+        known = all(told.get(key) == value for key, value in as_asked.items())
+        if known and gan_train and "label_accuracy" in told["scores"]:
+            known = "gan_train_accuracy" in told["scores"]
+        return told if known else judge_run(run, run)
 
     if arguments.run and len(arguments.run) > 1:
         compare([Path(run) for run in arguments.run], known_or_judged, output)

@@ -1,4 +1,4 @@
-"""Outputs that appear complete or not at all."""
+"""Where files are kept, and outputs that appear complete or not at all."""
 
 import contextlib
 import os
@@ -6,6 +6,11 @@ import shutil
 import uuid
 from collections.abc import Iterator
 from pathlib import Path
+
+
+def data_folder(data_dir: str | os.PathLike | None = None) -> Path:
+    """Where prepared data sets are, and what is kept beside them; by default TFDS's place."""
+    return Path(data_dir or os.environ.get("TFDS_DATA_DIR") or "~/tensorflow_datasets").expanduser()
 
 
 @contextlib.contextmanager

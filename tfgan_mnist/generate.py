@@ -43,6 +43,7 @@ GIF_MILLISECONDS = 80
 class Source(NamedTuple):
     """Something that makes images."""
 
+    name: str  # for reports
     latent_dim: int
     conditional: bool
     num_classes: int | None  # None: not conditional, or not known
@@ -72,7 +73,8 @@ def from_run(run: Path) -> Source:
     from tfgan_mnist import checkpoints
 
     _, model = checkpoints.restore_run(run)
-    return Source(model.latent_dim, bool(model.num_classes), model.num_classes, model.sample)
+    name = runs.name_of(run, model.steps_done)
+    return Source(name, model.latent_dim, bool(model.num_classes), model.num_classes, model.sample)
 
 
 def from_saved_model(path: Path) -> Source:
@@ -111,7 +113,8 @@ def from_saved_model(path: Path) -> Source:
             raise UserError(f"{folder} refuses: {refused[1]}") from error
         return outputs["images"].numpy() * 2.0 - 1.0
 
-    return Source(latent_dim, "labels" in inputs, _num_classes(folder), sample)
+    name = f"export {'/'.join(folder.resolve().parts[-2:])}"
+    return Source(name, latent_dim, "labels" in inputs, _num_classes(folder), sample)
 
 
 def _num_classes(version: Path) -> int | None:

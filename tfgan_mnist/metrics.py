@@ -1,7 +1,7 @@
 """How good samples are: pure maths on features, logits, labels and pixels.
 
 Each function is one definition from one paper and returns plain numbers. How many samples, of
-which split and with which classifier is the protocol's affair (`evaluate.py`, `callbacks.py`), and
+which split and with which classifier is the protocol's affair (`scoring.py`, `quality.py`), and
 has to be stated beside every figure: nearly all of these estimates depend on the sample size.
 
 Shapes: N samples, d features, K classes. Features and logits are those of `classifier.py`. What

@@ -42,7 +42,6 @@ class Evaluation(keras.callbacks.Callback):
       held_out: images that training never sees; N >= FEWEST.
       every: epochs from one evaluation to the next.
       last_epoch: has one in any case.
-      first_epoch: that a resumed run goes on with; rows of later ones are dropped.
     """
 
     LOGGED = ("fid", "precision", "recall", "classes_covered", "label_accuracy")
@@ -54,7 +53,6 @@ class Evaluation(keras.callbacks.Callback):
         held_out: data.Split,
         every: int,
         last_epoch: int,
-        first_epoch: int = 0,
     ):
         super().__init__()
         self.path = run / runs.EVALUATIONS
@@ -63,7 +61,7 @@ class Evaluation(keras.callbacks.Callback):
         self.every = every
         self.last_epoch = last_epoch
         self.reference: scoring.Reference = scoring.look(judge, held_out.images)
-        self.rows = [row for row in runs.read_rows(self.path) if row["epoch"] <= first_epoch]
+        self.rows = runs.read_rows(self.path)
 
     def on_epoch_end(self, epoch, logs=None):
         if (epoch + 1) % self.every and epoch + 1 != self.last_epoch:
@@ -74,15 +72,28 @@ class Evaluation(keras.callbacks.Callback):
         self.rows.append(row)
         runs.write_rows(self.path, self.rows)
 
+    def forget(self, epoch: int) -> None:
+        """Drops what was found of an epoch whose weights are given up."""
+        self.rows = [row for row in self.rows if row["epoch"] != epoch]
+        runs.write_rows(self.path, self.rows)
+
     def evaluate(self) -> runs.Row:
-        """What is found of the model as it is, and the seconds it took."""
+        """What is found of the model as it is, and the seconds it took.
+
+        The FID is NaN when a sample is not finite, and the bound when a logit is not.
+        """
         start = time.perf_counter()
         samples, labels = draw(self.model, len(self.held_out.images), SEED)
         features, logits = self.judge.features_and_logits(images.to_uint8(samples))
         row = scoring.quick_scores(features, logits, self.reference)
+        if not np.isfinite(samples).all():  # they became black pixels
+            row["fid"] = math.nan
         if labels is not None:
             row["label_accuracy"] = metrics.label_accuracy(logits, labels)
-        row["jsd_bound"] = jensen_shannon_bound(self.model, self.held_out, samples, labels)
+        # Of fewer images, as the discriminator is the larger half of a step's cost.
+        real = data.Split(*(part[:FEWEST] for part in self.held_out))
+        few = labels if labels is None else labels[:FEWEST]
+        row["jsd_bound"] = jensen_shannon_bound(self.model, real, samples[:FEWEST], few)
         row["seconds"] = time.perf_counter() - start
         counts = metrics.class_histogram(logits.argmax(axis=1), logits.shape[1])
         return row | {f"class_{k}": int(count) for k, count in enumerate(counts)}
@@ -100,12 +111,13 @@ def jensen_shannon_bound(model: GAN, real: data.Split, samples, labels) -> float
     """`metrics.jensen_shannon_bound` of the discriminator on images it was not trained on.
 
     Any function of an image gives a bound, whatever loss it was trained with; only those that learn
-    log p(real) / p(generated) give a good one.
+    log p(real) / p(generated) give a good one. That of a conditional model is of images together
+    with their labels. NaN when a logit is not finite.
     """
     of_real = model.logits(images.to_float(real.images), _known(model, real.labels))
     of_fake = model.logits(samples, labels)
-    softplus = np.logaddexp(0.0, -of_real).mean() + np.logaddexp(0.0, of_fake).mean()
-    return metrics.jensen_shannon_bound(float(softplus))
+    loss = float(np.logaddexp(0.0, -of_real).mean() + np.logaddexp(0.0, of_fake).mean())
+    return metrics.jensen_shannon_bound(loss) if math.isfinite(loss) else math.nan
 
 
 def _known(model: GAN, labels: np.ndarray) -> np.ndarray | None:
@@ -120,8 +132,8 @@ class CollapseWatch(keras.callbacks.Callback):
     Args:
       run: the run's folder.
       action: "warn" says what is seen, once as long as it lasts; "stop" ends training; "rollback"
-        goes back to the best evaluation, at most `MOST_ROLLBACKS` times. Losses that are not finite
-        end training under "warn" too, since nothing can come of them.
+        goes back to the best evaluation but this one, at most `MOST_ROLLBACKS` times. Losses that
+        are not finite end training under "warn" too, since nothing can come of them.
       evaluation: which knows the real images; None: only the log is watched.
     """
 
@@ -129,32 +141,33 @@ class CollapseWatch(keras.callbacks.Callback):
         super().__init__()
         self.run = run
         self.action = action
-        self.real = evaluation.reference if evaluation else None
+        self.evaluation = evaluation
         self.told: str | None = None
         self.rollbacks = 0
 
     def on_train_batch_end(self, batch, logs=None):
         for key, value in (logs or {}).items():
             if not math.isfinite(value):
-                self.act(watch.non_finite(key, value), hopeless=True)
+                self.act(watch.non_finite(key, float(value)), hopeless=True)
                 return
 
     def on_epoch_end(self, epoch, logs=None):
         log, evaluations = (
             runs.read_rows(self.run / name) for name in (runs.LOG, runs.EVALUATIONS)
         )
-        finding = self.find(log, evaluations)
-        if finding is None:
-            self.told = None
-        else:
+        histogram, spread = np.zeros(0), math.nan
+        if self.evaluation is not None:
+            real = self.evaluation.reference
+            histogram = real.histogram
+            spread = float(metrics.statistics(real.manifold.features).covariance.trace())
+        finding = watch.find(log, evaluations, histogram, spread)
+        evaluated = bool(evaluations) and evaluations[-1]["epoch"] == epoch + 1
+        if finding:
+            if evaluated and self.evaluation is not None and self.action == "rollback":
+                self.evaluation.forget(epoch + 1)
             self.act(finding)
-
-    def find(self, log: list[runs.Row], evaluations: list[runs.Row]) -> watch.Finding | None:
-        """What the rows show."""
-        if self.real is None:
-            return watch.find(log, [], np.zeros(0), math.nan)
-        spread = metrics.statistics(self.real.manifold.features).covariance.trace()
-        return watch.find(log, evaluations, self.real.histogram, float(spread))
+        elif evaluated or not evaluations:
+            self.told = None
 
     def act(self, finding: watch.Finding, hopeless: bool = False) -> None:
         """Does with a finding what was asked for.
@@ -181,26 +194,13 @@ class CollapseWatch(keras.callbacks.Callback):
             logging.warning("%s", message)
 
 
-class RestoreBest(keras.callbacks.Callback):
-    """At the end of training puts the checkpoint of the best evaluation back into the model."""
-
-    def __init__(self, run: Path):
-        super().__init__()
-        self.run = run
-
-    def on_train_end(self, logs=None):
-        best = runs.best_step(self.run)
-        if best not in (None, self.model.steps_done):
-            checkpoints.restore(self.run, self.model, best)
-
-
 class TestReport(keras.callbacks.Callback):
     """At the end of training: metrics.json and report.png of the model on the test images.
 
-    Under "test" what `model.evaluate` says of the discriminator, its class head included; under
-    "samples" what the evaluate command says of the generator. Put it after `RestoreBest`: the test
-    images have no part in the choice. All workers need it: Keras divides the test images among them
-    for the first part. The second is for the one that has a judge.
+    Under "test" what `model.evaluate` says of the discriminator, its class head included, and the
+    bound of `jensen_shannon_bound`; under "samples" what the evaluate command says of the
+    generator. Put it after `RestoreBest`: the test images have no part in the choice. All workers
+    need it: Keras divides the test images among them for the first. The rest needs no partner.
 
     Args:
       run: the run's folder.
@@ -228,15 +228,16 @@ class TestReport(keras.callbacks.Callback):
         batches = tf.data.Dataset.from_tensor_slices(tuple(test)).batch(SAMPLE_BATCH)
         batches = batches.map(lambda pixels, labels: (images.to_float(pixels), labels))
         of_discriminator = self.model.evaluate(batches, verbose=0, return_dict=True)
+        samples, labels = draw(self.model, scoring.NUM, seed=0)
+        of_discriminator["jsd_bound"] = jensen_shannon_bound(self.model, test, samples, labels)
         runs.add_metrics(self.run, test_images=len(test.labels), test=of_discriminator)
         if self.judge is not None:
-            samples, labels = draw(self.model, scoring.NUM, seed=0)
             found = scoring.evaluate(
                 self.judge,
                 self.data_set,
                 images.to_uint8(samples),
                 labels,
-                source=f"run {self.run.resolve().name}, step {self.model.steps_done:,}",
+                source=runs.name_of(self.run, self.model.steps_done),
                 seed=0,
                 data_dir=self.data_dir,
             )

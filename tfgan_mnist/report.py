@@ -109,7 +109,7 @@ def draw(
 
     longest = max(distances.max(), real_distances.max())
     for name, some in (("real test images", real_distances), ("samples", distances)):
-        spread.hist(some, 40, (0, longest), density=True, alpha=0.5, label=name)
+        spread.hist(some, 40, range=(0, longest), density=True, alpha=0.5, label=name)
     spread.set_title("distance to the nearest training image (0: a copy)")
     spread.legend()
 

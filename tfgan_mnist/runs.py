@@ -133,6 +133,20 @@ def write_rows(path: Path, rows: list[Row]) -> None:
         partial.write_text(text.getvalue())
 
 
+def drop_rows_after(run: Path, epoch: int) -> None:
+    """Drops the rows of epochs that are to be trained again, or were evaluated but not saved."""
+    for name in (LOG, EVALUATIONS):
+        rows = read_rows(run / name)
+        kept = [row for row in rows if row["epoch"] <= epoch]
+        if len(kept) < len(rows):
+            write_rows(run / name, kept)
+
+
+def name_of(run: Path, step: int) -> str:
+    """How reports name a run's weights. Not by a path: they go with exports to other machines."""
+    return f"run {run.resolve().name}, step {step:,}"
+
+
 def best_step(run: Path) -> int | None:
     """The generator update at which the evaluation found the lowest FID; None without any."""
     rows = [row for row in read_rows(run / EVALUATIONS) if row["fid"] == row["fid"]]
@@ -153,10 +167,20 @@ def read_metrics(folder: Path) -> dict[str, Any]:
 
 
 def add_metrics(folder: Path, **parts: Any) -> None:
-    """Puts parts into a folder's metrics.json; the others stay. Raises as `read_metrics` does."""
+    """Puts parts into a folder's metrics.json; the others stay. Raises as `read_metrics` does.
+
+    JSON has no NaN and no infinity, which the KL is when the real images lack a class: null.
+    """
     whole = read_metrics(folder) | parts
     with files.publish(folder / METRICS) as partial:
-        partial.write_text(json.dumps(whole, indent=2) + "\n")
+        partial.write_text(json.dumps(_finite(whole), indent=2, allow_nan=False) + "\n")
+
+
+def _finite(value: Any) -> Any:
+    """A JSON value with None for every number that is not finite."""
+    if isinstance(value, dict):
+        return {key: _finite(each) for key, each in value.items()}
+    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 @contextlib.contextmanager

@@ -6,7 +6,6 @@ classifier, and what stands beside each figure: its floor, which real images get
 
 import contextlib
 import json
-import os
 import time
 import zipfile
 from pathlib import Path
@@ -26,6 +25,7 @@ if TYPE_CHECKING:  # commands check their flags before they start TensorFlow
 NUM = 10_000
 MINIMUM = 1000  # samples: the subsets of KID, and FID at fewer is mostly bias
 NEAREST = 1000  # samples whose nearest training image is sought: 2 s for MNIST
+FLOOR_SEED = 0  # of the draw of real images
 QUANTILES = (0.0, 0.01, 0.1, 0.5, 0.9, 0.99, 1.0)
 # TF-GAN's figures are of 32 logits at a time; 300 covariances of 1000 classes would take minutes.
 MOST_CLASSES_IN_SMALL_BATCHES = 100
@@ -119,7 +119,7 @@ def reference(
 
     train, test = data_set.train, data_set.test
     real = look(judge, test.images)
-    random = np.random.default_rng(0)
+    random = np.random.default_rng(FLOOR_SEED)
     drawn = random.choice(len(train.images), min(count, len(train.images)), replace=False)
     some = test.images[random.permutation(len(test.images))[:NEAREST]]
     real = real._replace(distances=metrics.nearest_images(some, train.images).distances)
@@ -164,7 +164,7 @@ def gan_train(
         floor = float(np.load(path, allow_pickle=False)["accuracy"])
     except (OSError, ValueError, LookupError, EOFError, zipfile.BadZipFile):
         count = min(len(pixels), len(data_set.train.images))
-        random = np.random.default_rng(0)
+        random = np.random.default_rng(FLOOR_SEED)
         drawn = random.choice(len(data_set.train.images), count, replace=False)
         floor = accuracy(*(part[drawn] for part in data_set.train))
         with contextlib.suppress(OSError), files.publish(path) as partial:
@@ -196,16 +196,25 @@ def evaluate(
       with_gan_train: also train a classifier on the samples, if they have labels.
 
     Raises:
-      UserError: too few samples, or labels that are no classes of the data set.
+      UserError: too few samples or real images, or labels that are no classes of the data set.
     """
     start = time.monotonic()
     if len(pixels) < MINIMUM:
         raise UserError(f"expected at least {MINIMUM:,} samples; received {len(pixels):,}")
+    fewest = min(len(data_set.train.images), len(data_set.test.images))
+    if fewest < MINIMUM:
+        raise UserError(
+            f"{data_set.name}: expected at least {MINIMUM:,} images of each split to compare with; "
+            f"received {fewest:,}"
+        )
     if labels is not None and not (labels.min() >= 0 and labels.max() < judge.num_classes):
         raise UserError(
             f"labels: expected classes of {data_set.name}, 0..{judge.num_classes - 1}; "
             f"received {labels.min()}..{labels.max()}"
         )
+    # Others' files are often in the order of classes, which figures of small batches would show.
+    order = np.random.default_rng(0).permutation(len(pixels))
+    pixels, labels = pixels[order], None if labels is None else labels[order]
     real = reference(judge, data_set, len(pixels), data_dir)
     floor = dict(real.floor)
     features, logits = judge.features_and_logits(pixels)
@@ -215,21 +224,22 @@ def evaluate(
     if with_gan_train and labels is not None:
         accuracy, of_real = gan_train(judge, data_set, pixels, labels, data_dir)
         values["gan_train_accuracy"], floor["gan_train_accuracy"] = accuracy, of_real
-    some = np.random.default_rng(0).permutation(len(pixels))[:NEAREST]
-    nearest = metrics.nearest_images(pixels[some], data_set.train.images)
+    some = pixels[:NEAREST]
+    nearest = metrics.nearest_images(some, data_set.train.images)
     values["nearest_training_image"] = float(np.median(nearest.distances))
     told = {
         "source": source,
         "dataset": data_set.name,
-        "split": "test",
+        "split": data_set.test_split,
         "generated": len(pixels),
         "real": len(real.logits),
         "nearest_of": len(some),
         "pixel_range": "uint8 in [0, 255]",
         "classifier": judge.version,
         "seed": seed,
-        "scores": _finite(values),
-        "floor": _finite({key: floor[key] for key in values}),
+        "floor_seed": FLOOR_SEED,
+        "scores": values,
+        "floor": {key: floor[key] for key in values},
         "class_histogram": np.bincount(logits.argmax(1), minlength=judge.num_classes).tolist(),
         "real_class_histogram": real.histogram.tolist(),
         # Does it copy? Then samples are nearer to training images than unseen real images are.
@@ -246,7 +256,7 @@ def evaluate(
         logits=logits,
         features=features,
         real_features=real.manifold.features,
-        pairs=np.stack([pixels[some], data_set.train.images[nearest.indices]]),
+        pairs=np.stack([some, data_set.train.images[nearest.indices]]),
         distances=nearest.distances,
         real_distances=real.distances,
     )
@@ -266,10 +276,4 @@ def write(found: Evaluation, folder: Path) -> None:
 def _cache(judge: "Judge", data_set: "ImageData", data_dir: str, name: str) -> Path:
     size, _, channels = judge.image_shape
     images = f"{data_set.name.replace('/', '-')}-{size}x{channels}-{judge.about['sha256'][:8]}"
-    data_dir = data_dir or os.environ.get("TFDS_DATA_DIR") or "~/tensorflow_datasets"
-    return Path(data_dir).expanduser() / CACHE / f"{images}-{name}.npz"
-
-
-def _finite(values: dict[str, float]) -> dict[str, float | None]:
-    """JSON has no infinity, which the KL is when the real images lack a class."""
-    return {key: value if np.isfinite(value) else None for key, value in values.items()}
+    return files.data_folder(data_dir) / CACHE / f"{images}-{name}.npz"

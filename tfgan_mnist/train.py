@@ -7,12 +7,13 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from tfgan_mnist import cli, cluster, config, files, runs
+from tfgan_mnist import cli, cluster, config, files, runs, scoring
 from tfgan_mnist.config import Config
 from tfgan_mnist.errors import UserError
 from tfgan_mnist.report import describe
 
 if TYPE_CHECKING:
+    from tfgan_mnist.data import Split
     from tfgan_mnist.distribution import Placement
 
 # A resumed run may be told these anew. All else is what it was, or it would be another run. With
@@ -87,11 +88,12 @@ def _train(settings: Config, run: Path | None, placement: "Placement") -> Path:
         num_classes=data_set.num_classes,
         num_images=len(data_set.train.images),
     )
-    num_held_out, judge = 0, None
-    if settings.epochs_per_evaluation:
-        num_held_out = quality.num_held_out(facts.num_images)
-        judge = _judge(settings, facts) if num_held_out and placement.is_chief else None
+    # Held out even where there is no classifier yet: the run stays the same when there will be one.
+    evaluated = settings.epochs_per_evaluation > 0
+    num_held_out = quality.num_held_out(facts.num_images) if evaluated else 0
     training, held_out = data.hold_out(data_set.train, num_held_out)
+    judges = evaluated and placement.is_chief
+    judge = _judge(settings, facts, data_set.test) if judges else None
     full_pass = data.steps_per_epoch(training, settings.images_per_step)
     settings = dataclasses.replace(
         settings,
@@ -130,6 +132,7 @@ def _train(settings: Config, run: Path | None, placement: "Placement") -> Path:
         distribution.copy_from_chief(placement, model.training_state())
         _expect_epochs_ahead(run, settings, model.steps_done)
         epoch, steps_done = divmod(model.steps_done, settings.steps_per_epoch)
+        runs.drop_rows_after(run, epoch)
         exported = run / runs.EXPORTED
         finished = epoch >= settings.epochs and exported.exists()
         if distribution.chief_says(placement, finished):
@@ -143,18 +146,17 @@ def _train(settings: Config, run: Path | None, placement: "Placement") -> Path:
         # What happens during training, in this order; a checkpoint says "this epoch is done".
         stop = callbacks.StopOnSignal(run)
         evaluation = None
-        if judge:
+        if judge and num_held_out:
             evaluation = quality.Evaluation(
                 run,
                 judge,
                 held_out,
                 settings.epochs_per_evaluation,
                 last_epoch=settings.epochs,
-                first_epoch=epoch,
             )
         during = [
             callbacks.SampleGrid(run, settings.tensorboard),
-            callbacks.Log(run, epoch, settings.images_per_step),
+            callbacks.Log(run, settings.images_per_step),
             *([evaluation] if evaluation else []),
             quality.CollapseWatch(run, settings.on_collapse, evaluation),
             *([callbacks.tensorboard(run)] if settings.tensorboard else []),
@@ -164,7 +166,7 @@ def _train(settings: Config, run: Path | None, placement: "Placement") -> Path:
         report = quality.TestReport(run, data_set, judge, settings.data_dir)
         publish = callbacks.ExportSavedModel(Path(settings.export_root) / settings.model, run)
         at_the_end = [
-            quality.RestoreBest(run),
+            callbacks.RestoreBest(run),
             callbacks.CopyFromChief(placement),
             report,
             publish,
@@ -220,14 +222,18 @@ def _train(settings: Config, run: Path | None, placement: "Placement") -> Path:
     return run
 
 
-def _judge(settings: Config, facts: runs.DataFacts):
-    """The classifier of the data set, or None when there is none yet, which is said."""
+def _judge(settings: Config, facts: runs.DataFacts, test: "Split"):
+    """The classifier of the data set, or None when samples cannot be judged; the reason is said."""
     from tfgan_mnist import classifier
 
+    fewest = min(facts.num_images, len(test.images))
+    if fewest < scoring.MINIMUM:
+        print(f"Samples are not judged: that takes {scoring.MINIMUM:,} images, not {fewest:,}")
+        return None
     try:
         return classifier.load(settings.dataset, facts.image_shape, settings.data_dir)
     except UserError as error:
-        print(f"Samples will not be judged: {error}")
+        print(f"Samples are not judged: {error}")
         return None
 
 

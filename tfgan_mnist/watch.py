@@ -1,8 +1,8 @@
 """Which trouble a run is in, from its log and evaluations: pure rules, one finding at a time.
 
 The thresholds are crude on purpose: a run that learns, however slowly, is left alone. The three
-default recipes stay clear of all of them, and runs made to fail do not; `tests/test_quality.py`
-holds the figures of both.
+default recipes stay clear of all of them, and runs made to fail do not; `tests/watched/` holds the
+tables of both.
 """
 
 import itertools
@@ -16,6 +16,7 @@ from tfgan_mnist.runs import Row
 # D's accuracy on real and on generated images, while samples are useless. Healthy recipes: up to
 # 0.91, with good samples; those that failed: from 0.94 on.
 TOO_STRONG = 0.9
+TOO_STRONG_UNSEEN = 0.98  # when nothing was ever said of the samples
 TOO_WEAK = 0.55
 # G's gradient beside its first epoch's. Healthy recipes: within a factor of 10.
 VANISHED = 1e-3
@@ -47,8 +48,8 @@ def find(log: list[Row], evaluations: list[Row], real: np.ndarray, spread: float
 
     Args:
       log: rows of log.csv, the newest last, at least one.
-      evaluations: rows of evaluations.csv. Without any, or when the newest is of an earlier epoch,
-        only what the log tells is looked at.
+      evaluations: rows of evaluations.csv, if there are any. What they tell is looked at in epochs
+        that have one; in others the newest says whether the samples are of use.
       real: (K,) the real images' class histogram.
       spread: the FID of samples that are all the average real image: the trace of the real
         features' covariance. Samples beyond it are of no use.
@@ -57,10 +58,14 @@ def find(log: list[Row], evaluations: list[Row], real: np.ndarray, spread: float
     broken = [key for key, value in newest.items() if not math.isfinite(value)]
     if broken:
         return non_finite(broken[0], newest[broken[0]])
-    current = evaluations[-1] if evaluations and evaluations[-1]["epoch"] == newest["epoch"] else {}
-    useless = not current or not current["fid"] < spread  # not, if it is not known
+    last = evaluations[-1] if evaluations else None
+    current = last if last and last["epoch"] == newest["epoch"] else None
+    if current and not math.isfinite(current["fid"] + current["jsd_bound"]):
+        return non_finite("a sample, or a logit of one,", math.nan)
+    useless = last is not None and last["fid"] >= spread
     findings = (
-        _too_strong(newest, log[0]) if useless else None,
+        _too_strong(newest, log[0], TOO_STRONG) if useless else None,
+        _too_strong(newest, log[0], TOO_STRONG_UNSEEN) if last is None else None,
         _collapsed(current, real) if current else None,
         _too_weak(newest) if current and useless else None,
         _alike(current) if current else None,
@@ -78,14 +83,14 @@ def non_finite(key: str, value: float) -> Finding:
     )
 
 
-def _too_strong(row: Row, first: Row) -> Finding | None:
+def _too_strong(row: Row, first: Row, accuracy: float) -> Finding | None:
     real, fake = row["d_real_accuracy"], row["d_fake_accuracy"]
     advice = (
         "lower learning rates (D's first), fewer --discriminator_steps, "
         "--loss=non_saturating or --label_smoothing=0.1"
     )
     kind = "the discriminator is too strong"
-    if min(real, fake) >= TOO_STRONG:
+    if min(real, fake) >= accuracy:
         seen = f"it is right about {real:.1%} of real and {fake:.1%} of generated images"
         return Finding(kind, seen, advice)
     before, now = first["g_gradient_norm"], row["g_gradient_norm"]

@@ -416,8 +416,8 @@ class GAN(keras.Model):
             scaled = self.d_optimizer.scale_loss(self._share_of_global_mean(per_example))
         variables = self.discriminator.trainable_variables
         gradients = tape.gradient(scaled, variables)
-        self._apply(self.d_optimizer, gradients, variables)
         logs = {"d_loss": per_example, "d_gradient_norm": _norm(gradients, self.d_optimizer)}
+        self._apply(self.d_optimizer, gradients, variables)
         return logs | self._accuracies(real, fake, labels)
 
     def _update_generator(self, g_tape, fakes, reals, labels) -> dict:
@@ -436,8 +436,9 @@ class GAN(keras.Model):
         upstream = tape.gradient(scaled, fakes)
         variables = self.generator.trainable_variables
         gradients = g_tape.gradient(fakes, variables, output_gradients=upstream)
+        logs = {"g_loss": per_example, "g_gradient_norm": _norm(gradients, self.g_optimizer)}
         self._apply(self.g_optimizer, gradients, variables)
-        return {"g_loss": per_example, "g_gradient_norm": _norm(gradients, self.g_optimizer)}
+        return logs
 
     @staticmethod
     def _apply(optimizer, gradients, variables) -> None:
@@ -696,6 +697,8 @@ class GAN(keras.Model):
 
 def _norm(gradients: list, optimizer: keras.optimizers.Optimizer):
     """Norm () of the gradients of a scaled loss, as if it had not been scaled.
+
+    To be called before they are applied, which may change the scale.
 
     With several replicas each reports that of its own share of the batch. A step that is skipped,
     since its float16 gradients overflowed, counts as 0: only the loss scale was too large.

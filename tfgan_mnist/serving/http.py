@@ -146,7 +146,13 @@ class HttpServer:
 
     def __init__(self, app: Any, host: str, port: int, timeout_seconds: float):
         family = socket.AF_INET6 if ":" in host else socket.AF_INET
-        self._socket = socket.create_server((host, port), family=family, backlog=MAX_CONNECTIONS)
+        try:
+            self._socket = socket.create_server(
+                (host, port), family=family, backlog=MAX_CONNECTIONS
+            )
+        except OSError as error:
+            where = f"--rest_api_port: cannot listen on {host}:{port}"
+            raise OSError(f"{where}: {error.strerror}") from error
         self.port: int = self._socket.getsockname()[1]
         protocol = type("Protocol", (BoundedProtocol,), {"timeout_seconds": timeout_seconds})
         self._server = uvicorn.Server(

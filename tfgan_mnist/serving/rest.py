@@ -2,6 +2,7 @@
 
     POST /v1/models/NAME[/versions/N | /labels/L]:predict
     GET  /v1/models/NAME[/versions/N | /labels/L][/metadata]
+    GET  /onnx/NAME.onnx    what the page draws with in the browser; TensorFlow Serving has it not
 
 A path is matched together with its query. What does not match is a malformed request.
 """
@@ -29,6 +30,7 @@ PREDICTION = re.compile(
     rf"(?i)/v1/models/(?P<name>[^/:]+){_VERSION}:(?P<method>classify|regress|predict)"
 )
 STATUS = re.compile(rf"(?i)/v1/models(?:/(?P<name>[^/:]+))?{_VERSION}(?P<metadata>/metadata)?")
+ONNX = re.compile(r"/onnx/(?P<name>[^/]+)\.onnx")
 
 NOT_FOUND = b"<html><head><title>404 Not Found</title></head><body><h1>Not Found</h1></body></html>"
 CORS = [
@@ -107,11 +109,24 @@ class RestApp:
             return await self._api(method, target, scope, receive)
         if self._metrics_path and path == self._metrics_path:
             return self._show_metrics(target)
+        if method in ("GET", "HEAD") and (match := ONNX.fullmatch(scope["path"])):
+            return await self._onnx(match["name"])
         if method in ("GET", "HEAD") and (found := page.find(scope["path"])):
             body = await asyncio.to_thread(found.path.read_bytes)
             encoding = ((b"content-encoding", b"gzip"),) if found.gzipped else ()
             return Answer(200, body, found.content_type.encode(), encoding)
         return Answer(404, NOT_FOUND, b"text/html")
+
+    async def _onnx(self, name: str) -> Answer:
+        """The same weights as those that are served, from `7.onnx` beside the version `7/`."""
+        with self._models.use(name) as version:
+            file = version.folder.with_name(f"{version.folder.name}.onnx")
+            try:
+                body = await asyncio.to_thread(file.read_bytes)
+            except FileNotFoundError:
+                message = f"There is no ONNX file of version {version.number} of {name}"
+                raise RequestError("NOT_FOUND", message) from None
+        return Answer(200, body, b"application/octet-stream")
 
     def _show_metrics(self, target: str) -> Answer:
         if target != self._metrics_path:

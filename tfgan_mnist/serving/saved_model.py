@@ -4,7 +4,6 @@
 """
 
 import contextlib
-import gc
 import threading
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
@@ -89,8 +88,6 @@ class SavedModel:
         """Frees the variables. Nothing may run any more."""
         self._callables.clear()
         self._session.close()
-        # A graph is full of cycles: without this, 20 swaps of a 2 MB model leave 50 MB for later.
-        gc.collect()
 
 
 class Spec(NamedTuple):

@@ -3,6 +3,7 @@
 import contextlib
 from typing import Any
 
+from tfgan_mnist.errors import UserError
 from tfgan_mnist.serving import settings as choices
 from tfgan_mnist.serving.grpc import GrpcServer
 from tfgan_mnist.serving.http import HttpServer
@@ -29,6 +30,8 @@ class Server:
     """
 
     def __init__(self, settings: Settings, free_ports: bool = False):
+        if not (settings.port or settings.rest_api_port or free_ports):
+            raise UserError("expected a --port or a --rest_api_port; received 0 for both")
         configs = choices.models_of(settings)
         bounds = choices.bounds_of(settings) if settings.enable_batching else None
         metrics_path = choices.metrics_path_of(settings)

@@ -19,7 +19,7 @@ def option(default, meaning: str, at_least: float | None = None):
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Settings:
-    """Everything that determines a server. Ports: 0 is off for flags; see `Server` for tests."""
+    """Everything that determines a server. Each line: name, default, meaning with unit, range."""
 
     model_base_path: str = option("", "folder of versions, or of models that are such folders")
     model_name: str = option("", "name of the model; empty: that of its folder")

@@ -2,6 +2,7 @@
 
 import contextlib
 import enum
+import gc
 import logging
 import threading
 from collections.abc import Iterator
@@ -160,7 +161,7 @@ class Model:
             for number, version in self.versions.items():
                 if number not in aspired and version.state is State.AVAILABLE:
                     # Not here: it waits for requests, and other models are to be looked after.
-                    threading.Thread(target=version.retire, daemon=True).start()
+                    threading.Thread(target=_retire, args=[version], daemon=True).start()
 
     def find(self, number: int | None = None, label: str | None = None) -> Version:
         """An available version: that of the number or label, else the highest.
@@ -282,6 +283,12 @@ class Models:
         if name not in self._models:
             raise RequestError("NOT_FOUND", f"Could not find any versions of model {name}")
         return self._models[name].statuses(number, label)
+
+
+def _retire(version: Version) -> None:
+    version.retire()
+    # A graph is full of cycles: without this, 20 swaps of a 2 MB model leave 50 MB for later.
+    gc.collect()
 
 
 def _is_to_be_loaded_again(version: Version, folder: Path) -> bool:
