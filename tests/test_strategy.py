@@ -3,6 +3,7 @@
 import csv
 import json
 import os
+import re
 import signal
 import socket
 import subprocess
@@ -75,12 +76,13 @@ def run_in_one_process(flags: list[str], monkeypatch, mnist) -> None:
 
 
 def state(run: Path) -> dict[str, np.ndarray]:
-    """Every tensor of the newest checkpoint of a run."""
+    """Every tensor of the newest checkpoint of a run, but for the means, which its log has."""
     import tensorflow as tf
 
     newest = max((run / "checkpoints").glob("step_*"))
     reader = tf.train.load_checkpoint(str(newest / "state"))
-    names = [name for name in reader.get_variable_to_shape_map() if "OBJECT_GRAPH" not in name]
+    left_out = re.compile("_CHECKPOINTABLE_OBJECT_GRAPH|metrics/")
+    names = [name for name in reader.get_variable_to_shape_map() if not left_out.match(name)]
     return {"newest": np.array(newest.name)} | {name: reader.get_tensor(name) for name in names}
 
 
