@@ -64,7 +64,8 @@ setup(
         # TensorFlow 2.21 no longer brings it, and its tf.summary writes nothing without it.
         "tensorboard": ["tensorboard"],
         "test": [
-            *("hypothesis", "mypy", "pytest>=8", "pytest-xdist", "ruff", "scipy", "tensorboard"),
+            *("hypothesis", "mypy", "pytest>=8", "pytest-xdist", "pyyaml", "ruff", "scipy"),
+            "tensorboard",
             *(LITERT + ONNX + SERVE),
         ],
     },

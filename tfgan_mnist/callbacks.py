@@ -11,7 +11,7 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from tfgan_mnist import checkpoints, curves, export, images, runs
+from tfgan_mnist import checkpoints, curves, distribution, export, images, runs
 from tfgan_mnist.errors import Stopped, UserError
 from tfgan_mnist.models import GAN
 
@@ -181,6 +181,20 @@ class StopOnSignal(keras.callbacks.Callback):
             f"stopped after step {self.model.steps_done:,}, nothing is lost. Go on with\n"
             f"  python -m tfgan_mnist.train --resume={self.run}",
         )
+
+
+class CopyFromChief(keras.callbacks.Callback):
+    """At the end of training gives the chief's state to all workers, which need this callback too.
+
+    Put it after `RestoreBest`, which is the chief's, and before what all workers take part in.
+    """
+
+    def __init__(self, placement: distribution.Placement):
+        super().__init__()
+        self.placement = placement
+
+    def on_train_end(self, logs=None):
+        distribution.copy_from_chief(self.placement, self.model.training_state())
 
 
 class Pictures(keras.callbacks.Callback):

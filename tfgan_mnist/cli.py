@@ -11,7 +11,7 @@ from typing import NoReturn
 from absl import app, logging
 from absl.flags import argparse_flags
 
-from tfgan_mnist.errors import Stopped, UserError
+from tfgan_mnist.errors import Stopped, UserError, WorkerLost
 
 EXIT_USER_ERROR = 2
 EXIT_INTERRUPTED = 130  # 128 + SIGINT, as shells report it
@@ -57,7 +57,7 @@ def run(main: Callable, parser: Parser) -> None:
         except OSError as error:
             where = f"{error.filename}: " if error.filename else ""
             print(f"error: {where}{error.strerror or error}", file=sys.stderr)
-        except Stopped as stopped:
+        except (Stopped, WorkerLost) as stopped:
             print(stopped, file=sys.stderr)
             return stopped.exit_status
         except KeyboardInterrupt:

@@ -104,6 +104,7 @@ class Config:
     d_batch_norm: bool = option(True, "batch norm in the discriminator")
     d_dropout: float = option(0.0, "dropout rate in the discriminator", at_least=0, below=1)
     spectral_norm: bool = option(False, "spectral normalisation of the discriminator")
+    sync_batch_norm: bool = option(True, "batch norm over the whole batch, not each device's part")
     embedding_dim: int = option(
         0, "learnt label vectors of this size; 0: one-hot", at_least=0, only=("cdcgan",)
     )

@@ -135,12 +135,33 @@ def steps_per_epoch(split: Split, batch_size: int) -> int:
     return len(split.images) // batch_size
 
 
-def batches(split: Split, batch_size: int, seed: int, first_step: int = 0) -> tf.data.Dataset:
+def batches(
+    split: Split,
+    batch_size: int,
+    seed: int,
+    first_step: int = 0,
+    parts: int = 1,
+    own: range = range(1),
+    replicas: int = 1,
+) -> tf.data.Dataset:
     """Endless batches: images float32 (B, H, W, C) in [-1, 1], labels int32 (B,).
 
     Batch `step` is a function of (seed, step) alone, so that training resumes at `first_step` with
     the batches it would have seen. Every epoch is a permutation of its own; what does not fill a
     batch at its end is dropped.
+
+    Among replicas every batch is shared out without overlap or loss: each gets the same number of
+    consecutive images, from every one of the batch's `parts`. What a part holds over all replicas
+    is what it holds where there is only one.
+
+    Args:
+      split: the images and labels.
+      batch_size: images of a batch, over all replicas.
+      seed: of the order.
+      first_step: number of the first batch.
+      parts: into how many equal parts the training step divides what it gets.
+      own: replicas whose shares to yield, in turn.
+      replicas: how many there are in all; together with `parts` a divisor of `batch_size`.
 
     Raises:
       UserError: `batch_size` is not between 1 and the number of images.
@@ -159,13 +180,15 @@ def batches(split: Split, batch_size: int, seed: int, first_step: int = 0) -> tf
         order = tf.random.experimental.stateless_shuffle(
             tf.range(len(split.images)), seed=tf.stack([tf.constant(~seed, tf.int64), epoch])
         )
-        order = tf.reshape(order[: steps * batch_size], [steps, batch_size])
-        return tf.data.Dataset.from_tensor_slices(order)
+        order = tf.reshape(order[: steps * batch_size], [steps, parts, replicas, -1])
+        order = tf.transpose(order[:, :, own.start : own.stop], [0, 2, 1, 3])
+        share = parts * (batch_size // parts // replicas)
+        return tf.data.Dataset.from_tensor_slices(tf.reshape(order, [steps * len(own), share]))
 
     def batch(chosen):
         return to_float(tf.gather(images, chosen)), tf.gather(labels, chosen)
 
-    dataset = tf.data.Dataset.counter(first_epoch).flat_map(indices).skip(skipped)
+    dataset = tf.data.Dataset.counter(first_epoch).flat_map(indices).skip(skipped * len(own))
     dataset = dataset.map(batch).prefetch(tf.data.AUTOTUNE)
     options = tf.data.Options()
     # They rewrite the pipeline's graph and thereby copy the images: 301 MB for stacked MNIST.

@@ -20,3 +20,14 @@ class Stopped(Exception):
     def __init__(self, signal_number: int, message: str):
         super().__init__(f"{signal.Signals(signal_number).name}: {message}")
         self.exit_status = 128 + signal_number
+
+
+class WorkerLost(Exception):
+    """A worker of a distributed run is gone, or never came, and the others cannot go on alone.
+
+    Nothing is wrong with the run: started again it goes on from its last checkpoint. The exit
+    status says so to a supervisor. 138 is what Kubeflow's `restartPolicy: ExitCode` leaves to
+    programs for "start me again"; 1 to 127 are final there.
+    """
+
+    exit_status = 138

@@ -199,7 +199,8 @@ class TestReport(keras.callbacks.Callback):
 
     Under "test" what `model.evaluate` says of the discriminator, its class head included, and the
     bound of `jensen_shannon_bound`; under "samples" what the evaluate command says of the
-    generator. Put it after `RestoreBest`: the test images have no part in the choice.
+    generator. Put it after `RestoreBest`: the test images have no part in the choice. All workers
+    need it: Keras divides the test images among them for the first. The rest needs no partner.
 
     Args:
       run: the run's folder.

@@ -50,22 +50,30 @@ class DataFacts(NamedTuple):
     num_images: int  # training images
 
 
-def create(root: str | Path, config: Config, facts: DataFacts) -> Path:
-    """Makes the next numbered folder under `root`, with its config.json in it."""
+def create(
+    root: str | Path, config: Config, facts: DataFacts, path: str | Path | None = None
+) -> Path:
+    """Makes the folder `path`, or else the next number under `root`, with a config.json in it."""
+    if path:
+        return _begin(Path(path), config, facts)
     root = Path(root)
     number = 1 + max(_numbers(root), default=0)
     while True:
         path = root / f"{number:04d}-{config.model}"
         try:
-            with files.publish(path) as partial:
-                partial.mkdir()
-                (partial / CONFIG).write_text(_describe(config, facts))
-            return path
+            return _begin(path, config, facts)
         except OSError:
             # Another command may just have taken the number; any other trouble is a trouble.
             if not path.exists():
                 raise
             number += 1
+
+
+def _begin(path: Path, config: Config, facts: DataFacts) -> Path:
+    with files.publish(path) as partial:
+        partial.mkdir()
+        (partial / CONFIG).write_text(_describe(config, facts))
+    return path
 
 
 def rewrite(path: Path, config: Config, facts: DataFacts) -> None:

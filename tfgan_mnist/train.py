@@ -1,17 +1,20 @@
 """Trains a GAN on a data set of images, from a configuration to an exported generator."""
 
+import contextlib
 import dataclasses
+import functools
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from tfgan_mnist import cli, config, files, runs, scoring
+from tfgan_mnist import cli, cluster, config, files, runs, scoring
 from tfgan_mnist.config import Config
 from tfgan_mnist.errors import UserError
 from tfgan_mnist.report import describe
 
 if TYPE_CHECKING:
     from tfgan_mnist.data import Split
+    from tfgan_mnist.distribution import Placement
 
 # A resumed run may be told these anew. All else is what it was, or it would be another run. With
 # more epochs the learning rates' decay is stretched, so that they jump up where the run goes on.
@@ -22,26 +25,53 @@ MAY_CHANGE_ON_RESUME = (
     "export_root",
     "epochs",
     "tensorboard",
+    "sync_batch_norm",
     "on_collapse",
 )
+# In these the workers of a run may differ: each reads its own data, and only the chief writes.
+OWN_TO_WORKERS = ("data_dir", "manual_dir", "run_root", "export_root", "tensorboard")
 
 
-def train(settings: Config, run: Path | None = None) -> Path:
+def train(
+    settings: Config,
+    run: Path | None = None,
+    strategy: str = "auto",
+    wait_seconds: float = cluster.WAIT_SECONDS,
+) -> Path | None:
     """Trains as configured, exports the generator and returns the run's folder.
+
+    Where there are several workers, each of them calls this. The chief does all that is told here;
+    the others compute with it, write nothing and return None.
 
     Args:
       settings: the resolved configuration.
-      run: the folder of an earlier run, to go on where its newest checkpoint stopped.
+      run: the run's folder. If a run was begun in it, that one goes on where its newest checkpoint
+        stopped. Default: a new folder with the next number.
+      strategy: where to train, one of `cluster.STRATEGIES`.
+      wait_seconds: how long other workers may take to come.
 
     Raises:
       UserError: something that the user can mend.
       Stopped: SIGTERM or Ctrl-C during training; the state is saved.
     """
     cli.start_tensorflow()
-    from tfgan_mnist import callbacks, checkpoints, data, models, quality, runtime
+    from tfgan_mnist import distribution, runtime
 
-    # Settle what must not change once there are variables.
+    # Settle what must not change once there are variables, and where these will be.
     runtime.settle(settings.seed, settings.precision)
+    placement = distribution.start(strategy, wait_seconds)
+    with distribution.together(placement):
+        if placement.is_chief:
+            return _train(settings, run, placement)
+        with distribution.without_trace() as scratch:
+            settings = dataclasses.replace(settings, run_root=scratch, tensorboard=False)
+            _train(settings, None, placement)
+    return None
+
+
+def _train(settings: Config, run: Path | None, placement: "Placement") -> Path:
+    """`train` on devices that are settled."""
+    from tfgan_mnist import callbacks, checkpoints, data, distribution, models, quality, runtime
 
     # The data, in memory as uint8. They settle what the configuration leaves to them.
     if settings.tensorboard:
@@ -62,7 +92,8 @@ def train(settings: Config, run: Path | None = None) -> Path:
     evaluated = settings.epochs_per_evaluation > 0
     num_held_out = quality.num_held_out(facts.num_images) if evaluated else 0
     training, held_out = data.hold_out(data_set.train, num_held_out)
-    judge = _judge(settings, facts, data_set.test) if evaluated else None
+    judges = evaluated and placement.is_chief
+    judge = _judge(settings, facts, data_set.test) if judges else None
     full_pass = data.steps_per_epoch(training, settings.images_per_step)
     settings = dataclasses.replace(
         settings,
@@ -70,31 +101,43 @@ def train(settings: Config, run: Path | None = None) -> Path:
         steps_per_epoch=settings.steps_per_epoch or full_pass,
         precision=runtime.resolve_precision(settings.precision),
     )
+    distribution.expect_divisible(placement, settings.batch_size)
+    _expect_no_rollback(settings, placement)
+    shared = dataclasses.asdict(settings) | dict.fromkeys(OWN_TO_WORKERS, "")
+    distribution.expect_same(placement, "settings and data", f"{shared} {facts}")
 
     # The run's folder: a new one, or the one to resume.
-    resumed = run is not None
-    run = run or runs.create(settings.run_root, settings, facts)
+    resumed = run is not None and (run / runs.CONFIG).exists()
+    if run is None or not resumed:
+        run = runs.create(settings.run_root, settings, facts, run)
     print(f"{settings}\n\n{'Resuming' if resumed else 'Run folder'}: {run}")
     with runs.locked(run):
         if resumed:
+            _expect_same_settings(run, runs.read(run)[0], settings)
             _expect_same_data(run, facts)
             for folder in (run, run / runs.SAMPLES, run / checkpoints.FOLDER):
                 files.sweep(folder)
 
         # The model, and its state when there is one.
-        model = models.build(settings, facts.image_shape, facts.num_classes, runtime.use_xla())
+        xla = runtime.use_xla() and placement.replicas == 1  # it compiles for one device
+        with placement.strategy.scope():
+            model = models.build(settings, facts.image_shape, facts.num_classes, xla)
         print(
             f"{type(model).__name__}: G {model.generator.count_params():,} and "
-            f"D {model.discriminator.count_params():,} parameters, on {runtime.describe()}"
+            f"D {model.discriminator.count_params():,} parameters, "
+            f"on {runtime.describe()}{placement}"
         )
         if resumed and checkpoints.found(run):
             print(f"Continuing after step {checkpoints.restore(run, model):,}")
+        distribution.copy_from_chief(placement, model.training_state())
         _expect_epochs_ahead(run, settings, model.steps_done)
         epoch, steps_done = divmod(model.steps_done, settings.steps_per_epoch)
         runs.drop_rows_after(run, epoch)
         exported = run / runs.EXPORTED
-        if epoch >= settings.epochs and exported.exists():
-            print(f"Nothing left to do: {run} is finished, and exported to {exported.read_text()}")
+        finished = epoch >= settings.epochs and exported.exists()
+        if distribution.chief_says(placement, finished):
+            if finished:
+                print(f"Nothing left to do: {run} is finished, exported to {exported.read_text()}")
             return run
         if resumed:
             runs.rewrite(run, settings, facts)
@@ -122,14 +165,28 @@ def train(settings: Config, run: Path | None = None) -> Path:
         ]
         report = quality.TestReport(run, data_set, judge, settings.data_dir)
         publish = callbacks.ExportSavedModel(Path(settings.export_root) / settings.model, run)
-        at_the_end = [callbacks.RestoreBest(run), report, publish, callbacks.Pictures(run)]
+        at_the_end = [
+            callbacks.RestoreBest(run),
+            callbacks.CopyFromChief(placement),
+            report,
+            publish,
+            callbacks.Pictures(run),
+        ]
+        if not placement.is_chief:
+            # What all workers have to take part in. The rest needs no partner, and is the chief's.
+            during, at_the_end = [], [callbacks.CopyFromChief(placement), report]
 
         def fit(first_epoch: int, epochs: int, steps: int, extra: list) -> None:
-            batches = data.batches(
-                training,
-                settings.images_per_step,
-                settings.seed,
-                first_step=model.steps_done,
+            batches = distribution.share(
+                placement,
+                functools.partial(
+                    data.batches,
+                    training,
+                    settings.images_per_step,
+                    settings.seed,
+                    first_step=model.steps_done,
+                    parts=settings.discriminator_steps,
+                ),
             )
             model.fit(
                 batches,
@@ -143,12 +200,16 @@ def train(settings: Config, run: Path | None = None) -> Path:
             )
 
         # Train. An epoch that was stopped in its middle is finished first, by a `fit` of its own.
-        with stop.listening():
+        # Signals are the chief's business: it saves and stops, and the others follow.
+        with stop.listening() if placement.is_chief else contextlib.nullcontext():
             if steps_done:
                 remaining = settings.steps_per_epoch - steps_done
                 fit(epoch, epoch + 1, remaining, [callbacks.KeepMetrics(model)])
                 epoch += 1
             fit(epoch, settings.epochs, settings.steps_per_epoch, at_the_end)
+            if placement.workers > 1:
+                distribution.expect_same_state(placement, model.training_state())
+                print(f"All {placement.workers} workers hold the same weights.")
             with files.publish(exported) as partial:
                 partial.write_text(str(publish.exported))
 
@@ -176,6 +237,15 @@ def _judge(settings: Config, facts: runs.DataFacts, test: "Split"):
         return None
 
 
+def _expect_no_rollback(settings: Config, placement: "Placement") -> None:
+    """Raises UserError when several workers would have to go back to other weights together."""
+    if placement.workers > 1 and settings.on_collapse == "rollback":
+        raise UserError(
+            "on_collapse: expected warn or stop where several workers train together; received "
+            "rollback, which one process can do, on all its GPUs"
+        )
+
+
 def _expect_epochs_ahead(run: Path, settings: Config, steps_done: int) -> None:
     """Raises UserError when the run is past the epochs it is to have."""
     begun = -(-steps_done // settings.steps_per_epoch)
@@ -199,15 +269,18 @@ def _expect_same_settings(run: Path, former: Config, received: Config) -> None:
         if key not in MAY_CHANGE_ON_RESUME and getattr(received, key) != value:
             raise UserError(
                 f"{key}: {run} was begun with {value!r}; received {getattr(received, key)!r}. "
-                "Leave it out, or start a new run without --resume."
+                "Give the former value, or begin another run."
             )
 
 
 def main(arguments) -> None:
     """Turns flags into a call of `train`."""
     flags = config.explicit_flags(arguments)
-    run = Path(arguments.resume) if arguments.resume else None
-    if run:
+    if arguments.run and arguments.resume:
+        raise UserError("--run and --resume: expected one of them; --run resumes as well")
+    run = Path(arguments.run) if arguments.run else None
+    if arguments.resume:
+        run = Path(arguments.resume)
         former, _ = runs.read(run)
         settings = config.resolve(flags, arguments.config, base=former)
         _expect_same_settings(run, former, settings)
@@ -216,7 +289,7 @@ def main(arguments) -> None:
     if arguments.dry_run:
         print(settings)
     else:
-        train(settings, run)
+        train(settings, run, arguments.strategy, arguments.wait_seconds)
 
 
 def parser() -> cli.Parser:
@@ -224,6 +297,26 @@ def parser() -> cli.Parser:
     parser = cli.Parser("train", __doc__)
     parser.add_argument("--config", metavar="FILE", help="TOML file with some of the values below")
     parser.add_argument("--resume", metavar="RUN", help="go on with the run in this folder")
+    parser.add_argument(
+        "--run",
+        metavar="RUN",
+        help="folder to train in: begins a run there, or goes on with it. The command to start "
+        "again after whatever happened (default: a numbered folder under run_root)",
+    )
+    parser.add_argument(
+        "--strategy",
+        choices=cluster.STRATEGIES,
+        default="auto",
+        help="where to train; auto: on the workers that TF_CONFIG or SLURM names, else on all GPUs "
+        "here, else on one device (default: %(default)s)",
+    )
+    parser.add_argument(
+        "--wait_seconds",
+        type=float,
+        default=cluster.WAIT_SECONDS,
+        metavar="FLOAT",
+        help="how long other workers may take to come (default: %(default)g)",
+    )
     parser.add_argument("--dry_run", action="store_true", help="show the configuration and stop")
     config.add_flags(parser)
     return parser

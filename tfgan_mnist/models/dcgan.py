@@ -13,7 +13,7 @@ import keras
 from keras import layers
 
 from tfgan_mnist.config import Config
-from tfgan_mnist.models.gan import GAN, normalised
+from tfgan_mnist.models.gan import GAN, Dropout, normalised, synchronises
 
 
 def sides(image_shape: Sequence[int]) -> list[int]:
@@ -57,6 +57,7 @@ def convolutional_generator(
     width: int = Config.width,
     kernel_size: int = Config.kernel_size,
     init_stddev: float = Config.init_stddev,
+    sync_batch_norm: bool = False,
 ) -> keras.Model:
     """`x` (B, any), computed from `inputs`, -> images (B, H, W, C) in [-1, 1], float32.
 
@@ -69,6 +70,7 @@ def convolutional_generator(
         is 3. The paper's is 5; a multiple of the stride 2 covers every pixel equally often and so
         makes no checkerboard.
       init_stddev: see `kernel_initializer`.
+      sync_batch_norm: take batch norm's statistics over all replicas.
     """
     coarsest, *finer = sides(image_shape)
     channels = width * 2 ** (len(finer) - 1)
@@ -80,14 +82,14 @@ def convolutional_generator(
     # "Project and reshape": the paper's first layer, a matrix product and no hidden dense layer.
     x = layers.Dense(coarsest * coarsest * channels, use_bias=False, **kernel())(x)
     x = layers.Reshape((coarsest, coarsest, channels))(x)  # (B, 3, 3, 192)
-    x = layers.BatchNormalization()(x)
+    x = layers.BatchNormalization(synchronized=sync_batch_norm)(x)
     x = layers.ReLU()(x)
     for coarse, fine in itertools.pairwise([coarsest, *finer[:-1]]):
         channels //= 2
         x = layers.Conv2DTranspose(
             channels, **doubling(coarse, fine, kernel_size), use_bias=False, **kernel()
         )(x)  # (B, 7, 7, 96), then (B, 14, 14, 48)
-        x = layers.BatchNormalization()(x)
+        x = layers.BatchNormalization(synchronized=sync_batch_norm)(x)
         x = layers.ReLU()(x)
     x = layers.Conv2DTranspose(
         image_shape[-1], **doubling(finer[-1] // 2, finer[-1], kernel_size), **kernel()
@@ -113,6 +115,7 @@ def convolutional_features(
     dropout: float = Config.d_dropout,
     spectral_norm: bool = Config.spectral_norm,
     init_stddev: float = Config.init_stddev,
+    sync_batch_norm: bool = False,
 ):
     """Images (B, H, W, any) -> features (B, F), by the mirror of `convolutional_generator`."""
     path = sides(image_shape)
@@ -126,10 +129,10 @@ def convolutional_features(
         )
         x = normalised(convolution, spectral_norm)(x)  # (B, 14, 14, 48), then 7x7x96, 3x3x192
         if normalise:
-            x = layers.BatchNormalization()(x)
+            x = layers.BatchNormalization(synchronized=sync_batch_norm)(x)
         x = layers.LeakyReLU(0.2)(x)
         if dropout:
-            x = layers.Dropout(dropout)(x)
+            x = Dropout(dropout)(x)
     return layers.Flatten()(x)  # (B, 1728)
 
 
@@ -165,6 +168,7 @@ def generator_options(settings: Config) -> dict:
         "width": settings.width,
         "kernel_size": settings.kernel_size,
         "init_stddev": settings.init_stddev,
+        "sync_batch_norm": synchronises(settings),
     }
 
 

@@ -24,16 +24,19 @@ def mlp_generator(
     latent_dim: int = Config.latent_dim,
     hidden_widths: Sequence[int] = Config.g_hidden_widths,
     batch_norm: bool = Config.g_batch_norm,
+    sync_batch_norm: bool = False,
 ) -> keras.Model:
     """latents (B, latent_dim) -> ReLU layers -> tanh images (B, H, W, C) in [-1, 1], float32.
 
     A tanh over [-1, 1] is the paper's sigmoid over [0, 1] with its logit halved.
+    `sync_batch_norm` takes batch norm's statistics over all replicas.
     """
     x = latents = keras.Input((latent_dim,), name="latents")
     for width in hidden_widths:
         x = layers.Dense(width, use_bias=not batch_norm)(x)
         if batch_norm:
-            x = layers.BatchNormalization(scale=False)(x)  # a ReLU and a Dense follow: no scale
+            # A ReLU and a Dense follow: no scale.
+            x = layers.BatchNormalization(scale=False, synchronized=sync_batch_norm)(x)
         x = layers.ReLU()(x)
     x = layers.Dense(int(np.prod(image_shape)))(x)
     x = layers.Reshape(tuple(image_shape))(x)
@@ -48,6 +51,7 @@ def mlp_discriminator(
     batch_norm: bool = Config.d_batch_norm,
     dropout: float = Config.d_dropout,
     spectral_norm: bool = Config.spectral_norm,
+    sync_batch_norm: bool = False,
 ) -> keras.Model:
     """images (B, H, W, C) in [-1, 1] -> LeakyReLU layers -> logits (B, 1), float32.
 
@@ -58,10 +62,10 @@ def mlp_discriminator(
     for width in hidden_widths:
         x = normalised(layers.Dense(width, use_bias=not batch_norm), spectral_norm)(x)
         if batch_norm:
-            x = layers.BatchNormalization()(x)
+            x = layers.BatchNormalization(synchronized=sync_batch_norm)(x)
         x = layers.LeakyReLU(0.2)(x)
         if dropout:
-            x = layers.Dropout(dropout)(x)
+            x = Dropout(dropout)(x)
     logits = normalised(layers.Dense(1, dtype="float32"), spectral_norm, name="logits")(x)
     return keras.Model(images, logits, name="discriminator")
 
@@ -85,6 +89,65 @@ def normalised(layer: keras.Layer, spectral_norm: bool, name: str | None = None)
     if name:
         layer.name = name
     return layer
+
+
+def synchronises(settings: Config) -> bool:
+    """Whether batch norm's statistics are to be taken over replicas, of which there are several.
+
+    With one replica it would only be slower: two more passes over the activations.
+    """
+    return settings.sync_batch_norm and tf.distribute.get_strategy().num_replicas_in_sync > 1
+
+
+@keras.saving.register_keras_serializable("tfgan_mnist")
+class Dropout(layers.Dropout):
+    """Keras's, except that each replica drops what one device would have dropped of its images.
+
+    Keras's own drops the same units on every replica, whose images then share their noise.
+    """
+
+    def call(self, inputs, training=False):
+        context = tf.distribute.get_replica_context()  # None while a network is being built
+        if not training or context is None or context.num_replicas_in_sync == 1:
+            return super().call(inputs, training=training)
+        num = tf.shape(inputs)[0]
+        everybody = tf.concat([[num * context.num_replicas_in_sync], tf.shape(inputs)[1:]], axis=0)
+        kept = super().call(tf.ones(everybody, inputs.dtype), training=True)
+        first = num * context.replica_id_in_sync_group
+        return inputs * kept[first : first + num]
+
+
+class RunningMeans(keras.metrics.Metric):
+    """Means since the epoch began, one for each of `keys`.
+
+    `keras.metrics.Mean` keeps apart what each replica has seen, so that all workers are needed to
+    read it or save it. Here all hold the same: sums are taken over replicas as they come.
+    """
+
+    def __init__(self, keys: Sequence[str], name: str = "means"):
+        super().__init__(name=name)
+        self.keys = tuple(keys)
+        # Of each key the total and the count: what a `Mean` of each has, and checkpoints hold.
+        self.sums = [
+            keras.Variable(0.0, dtype="float32", trainable=False) for _ in range(2 * len(keys))
+        ]
+
+    def update_state(self, values: dict) -> None:
+        """Adds this replica's values of some keys: (B,) per example, or () per step."""
+        own = []
+        for key in self.keys:
+            value = tf.cast(values.get(key, tf.zeros([0])), tf.float32)
+            own += [tf.reduce_sum(value), tf.cast(tf.size(value), tf.float32)]
+        context = tf.distribute.get_replica_context()
+        # In one message, whose latency is what it costs.
+        over_replicas = context.all_reduce(tf.distribute.ReduceOp.SUM, tf.stack(own))
+        for variable, number in zip(self.sums, tf.unstack(over_replicas)):
+            variable.assign_add(number)
+
+    def result(self) -> dict:
+        """Key -> mean; 0 for keys without values."""
+        pairs = zip(self.keys, self.sums[::2], self.sums[1::2])
+        return {key: tf.math.divide_no_nan(total.value, count.value) for key, total, count in pairs}
 
 
 class Verdict(NamedTuple):
@@ -139,7 +202,11 @@ class GAN(keras.Model):
     ) -> tuple[keras.Model, keras.Model]:
         """The generator and the discriminator that a configuration describes."""
         generator = mlp_generator(
-            image_shape, settings.latent_dim, settings.g_hidden_widths, settings.g_batch_norm
+            image_shape,
+            settings.latent_dim,
+            settings.g_hidden_widths,
+            settings.g_batch_norm,
+            synchronises(settings),
         )
         discriminator = mlp_discriminator(
             image_shape,
@@ -147,6 +214,7 @@ class GAN(keras.Model):
             settings.d_batch_norm,
             settings.d_dropout,
             settings.spectral_norm,
+            synchronises(settings),
         )
         return generator, discriminator
 
@@ -265,7 +333,7 @@ class GAN(keras.Model):
         g_optimizer = g_optimizer or keras.optimizers.Adam(settings.g_learning_rate, **betas)
         self.d_optimizer = self._prepare(d_optimizer, self.discriminator)
         self.g_optimizer = self._prepare(g_optimizer, self.generator)
-        self.trackers = {key: keras.metrics.Mean(name=key) for key in self.log_keys}
+        self.means = RunningMeans(self.log_keys)
         self._compile_arguments = {
             "loss": loss,
             "discriminator_steps": discriminator_steps,
@@ -290,6 +358,12 @@ class GAN(keras.Model):
         optimizer.build(network.trainable_variables)
         return optimizer
 
+    def _maybe_symbolic_build(self, iterator=None, data_batch=None) -> None:
+        """Nothing: all is built by `__init__` and `compile`.
+
+        Under a strategy Keras takes a batch from the data for it, which training then never sees.
+        """
+
     @property
     def log_keys(self) -> tuple[str, ...]:
         """Names of what a step reports.
@@ -308,7 +382,7 @@ class GAN(keras.Model):
 
     @property
     def metrics(self) -> list[keras.metrics.Metric]:
-        return list(self.trackers.values()) if self.compiled else []
+        return [self.means] if self.compiled else []
 
     def train_step(self, data) -> dict:
         """Algorithm 1: k updates of D, each on its own part of the batch, then one of G.
@@ -343,7 +417,7 @@ class GAN(keras.Model):
         variables = self.discriminator.trainable_variables
         gradients = tape.gradient(scaled, variables)
         logs = {"d_loss": per_example, "d_gradient_norm": _norm(gradients, self.d_optimizer)}
-        self.d_optimizer.apply_gradients(zip(gradients, variables))
+        self._apply(self.d_optimizer, gradients, variables)
         return logs | self._accuracies(real, fake, labels)
 
     def _update_generator(self, g_tape, fakes, reals, labels) -> dict:
@@ -363,8 +437,22 @@ class GAN(keras.Model):
         variables = self.generator.trainable_variables
         gradients = g_tape.gradient(fakes, variables, output_gradients=upstream)
         logs = {"g_loss": per_example, "g_gradient_norm": _norm(gradients, self.g_optimizer)}
-        self.g_optimizer.apply_gradients(zip(gradients, variables))
+        self._apply(self.g_optimizer, gradients, variables)
         return logs
+
+    @staticmethod
+    def _apply(optimizer, gradients, variables) -> None:
+        """Updates `variables` by this replica's share of the gradients."""
+        context = tf.distribute.get_replica_context()
+        scaling = isinstance(optimizer, keras.optimizers.LossScaleOptimizer)
+        if scaling and context.num_replicas_in_sync > 1:
+            # Each replica would decide by its own gradients whether to skip the update and halve
+            # the scale. NaN in one place has them all decide as the one that overflowed.
+            finite = [tf.reduce_all(tf.math.is_finite(gradient)) for gradient in gradients]
+            own = tf.where(tf.reduce_all(finite), 0.0, np.nan)
+            everybodys = context.all_reduce(tf.distribute.ReduceOp.SUM, own)
+            gradients = [gradients[0] + everybodys, *gradients[1:]]
+        optimizer.apply_gradients(zip(gradients, variables))
 
     def _penalty(self, reals, fakes, labels, draw):
         """The regularisers of D's loss, (B,)."""
@@ -436,9 +524,13 @@ class GAN(keras.Model):
 
     def _track(self, logs: dict) -> dict:
         """Adds values, (B,) per example or () per step, to the running means; returns the means."""
-        for key, values in logs.items():
-            self.trackers[key].update_state(values)
-        return {key: self.trackers[key].result() for key in logs}
+        self.means.update_state(logs)
+        means = {key: mean for key, mean in self.means.result().items() if key in logs}
+        if isinstance(tf.distribute.get_strategy(), tf.distribute.MultiWorkerMirroredStrategy):
+            # Keras takes the mean over axis 0 of what workers return, and a scalar has none
+            # (keras-team/keras#20585).
+            return {key: mean[None] for key, mean in means.items()}
+        return means
 
     def _unpack(self, data) -> tuple:
         """`fit`'s batch -> (images, labels or None)."""
