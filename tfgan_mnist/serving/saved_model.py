@@ -5,7 +5,7 @@
 
 import contextlib
 import threading
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -112,6 +112,17 @@ def specs(signature: Any) -> dict[str, Spec]:
     return found
 
 
+def check_names(wanted: Mapping[str, Spec], inputs: Mapping[str, Any]) -> None:
+    """Raises RequestError when the inputs' names are not those that a signature wants."""
+    if inputs.keys() != wanted.keys():
+        given, names = inputs.keys(), wanted.keys()
+        raise invalid(
+            f"input size does not match signature: {len(given)}!={len(names)} len({_names(given)})"
+            f" != len({_names(names)}). Sent extra: {_names(given - names)}. "
+            f"Missing but required: {_names(names - given)}."
+        )
+
+
 def check(wanted: dict[str, Spec], inputs: dict[str, np.ndarray]) -> None:
     """Compares inputs with those that a signature wants, by name, type and shape.
 
@@ -120,13 +131,7 @@ def check(wanted: dict[str, Spec], inputs: dict[str, np.ndarray]) -> None:
     Raises:
       RequestError: they differ.
     """
-    if inputs.keys() != wanted.keys():
-        given, names = inputs.keys(), wanted.keys()
-        raise invalid(
-            f"input size does not match signature: {len(given)}!={len(names)} len({_names(given)})"
-            f" != len({_names(names)}). Sent extra: {_names(given - names)}. "
-            f"Missing but required: {_names(names - given)}."
-        )
+    check_names(wanted, inputs)
     for name, spec in wanted.items():
         array = inputs[name]
         if array.dtype != spec.array_dtype:
@@ -155,7 +160,8 @@ def _without_advice() -> Iterator[None]:
 
 
 def _names(names: Iterable[str]) -> str:
-    return "{" + ",".join(sorted(names)) + "}"
+    text = ",".join(sorted(names))
+    return "{" + (text if len(text) <= MAX_MESSAGE else text[:MAX_MESSAGE] + "...") + "}"
 
 
 def _request_error(error: tf.errors.OpError) -> RequestError:
