@@ -24,8 +24,8 @@ DTYPE_NAMES = {"float32": "float", "float64": "double", "float16": "half"}
 class SavedModel:
     """A loaded version. Its `run` may be called by several threads at a time."""
 
-    def __init__(self, folder: Path):
-        """Loads the SavedModel in `folder`.
+    def __init__(self, folder: Path, on_cpu: bool = False):
+        """Loads the SavedModel in `folder`, for the CPU alone if so wanted.
 
         Raises:
           ValueError, OSError, RuntimeError, tf.errors.OpError: it cannot be loaded.
@@ -33,7 +33,9 @@ class SavedModel:
         loader = tf.compat.v1.saved_model
         # Not the whole memory of a GPU: several models share it.
         config = tf.compat.v1.ConfigProto(
-            gpu_options=tf.compat.v1.GPUOptions(allow_growth=True), allow_soft_placement=True
+            gpu_options=tf.compat.v1.GPUOptions(allow_growth=True),
+            allow_soft_placement=True,
+            device_count={"GPU": 0} if on_cpu else {},
         )
         graph = tf.Graph()
         self._session = tf.compat.v1.Session(graph=graph, config=config)
