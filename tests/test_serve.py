@@ -209,12 +209,16 @@ def test_the_contract(server, model):
 def test_the_smoke_command_fails_where_the_contract_is_broken(server, monkeypatch, capsys):
     monkeypatch.setattr(sys, "argv", ["smoke", "--url", server.rest_url, "--model", "gan"])
     broken = smoke.Case("broken", "GET", "/v1/models/gan", None, 200, "no error")
-    monkeypatch.setattr(smoke, "_of_values", lambda *_: [broken])
+    other = broken._replace(name="other", expected=lambda answer: answer["predictions"])
+    monkeypatch.setattr(smoke, "_of_values", lambda *_: [broken, other])
     assert smoke.main() == 1
-    *_, line, summary = [
+    *lines, summary = [
         line for line in capsys.readouterr().out.splitlines() if not line.startswith("pass")
     ]
-    assert line.startswith("FAIL  broken: expected an error with 'no error'; received")
+    assert [line.partition(";")[0].partition(": {")[0] for line in lines] == [
+        "FAIL  broken: expected an error with 'no error'",
+        "FAIL  other: not the expected answer (KeyError('predictions'))",
+    ]
     assert re.fullmatch(r"(\d+) of (\d+) cases pass", summary)
 
 
@@ -903,6 +907,16 @@ def test_a_version_in_use_stays_loaded(base_path):
     retiring.join(20)
     assert version.state is versions.State.END
     models.stop()
+
+
+def test_a_version_ends_whatever_its_loading_comes_to(base_path, monkeypatch):
+    def refused(*_):
+        raise RuntimeError("can't start new thread")
+
+    monkeypatch.setattr(versions, "Batcher", refused)
+    version = versions.Version("H", 1, base_path / "H" / "1")
+    version.load(None, warm_up=True)
+    assert (version.state, "new thread" in version.error) == (versions.State.END, True)
 
 
 def publish_with_warmup(base_path, folder, *records):

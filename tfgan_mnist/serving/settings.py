@@ -87,7 +87,7 @@ class ModelConfig:
 class Bounds:
     """How requests are put together, as TensorFlow Serving's BatchingParameters name it."""
 
-    max_batch_size: int = 256  # rows; a request with more is refused
+    max_batch_size: int = 256  # rows; a request with more is refused, without batches too
     # By then a batch starts, full or not. At 0 it never waits: requests gather while others run.
     batch_timeout_micros: int = 0
     max_enqueued_batches: int = 16  # waiting; when as many rows wait, requests are refused
