@@ -2,7 +2,6 @@
 
 import contextlib
 import enum
-import functools
 import gc
 import logging
 import threading
@@ -58,7 +57,10 @@ class Version:
                     model.run(signature, inputs, outputs)
             for name, definition in model.signatures.items():
                 if definition.inputs:
-                    run = functools.partial(model.run, name)
+
+                    def run(inputs: Tensors, outputs: tuple[str, ...], name=name) -> Tensors:
+                        return model.run(name, inputs, outputs)
+
                     threads = f"{self.model}-{self.number}-{name}"
                     self._batchers[name] = Batcher(run, bounds, threads)
         except Exception as error:  # whatever it is, the other versions are served on
