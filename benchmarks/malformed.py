@@ -134,6 +134,12 @@ def truncated(model, rng):
     return Request(post(model, body[: rng.randrange(len(body))]))
 
 
+def endless_strings(model, rng):
+    """Beside a number that takes another parser: a string full of quotes that lacks its end."""
+    quotes = rng.choice([b'\\"', b'"', b"\\\\", b"\\u0022"]) * rng.choice([100, 8000, 100_000])
+    return Request(post(model, b'{"note": NaN, "instances": ["' + quotes + b"\\"))
+
+
 def garbage(model, rng):
     return Request(post(model, rng.randbytes(rng.randrange(2000))))
 
@@ -225,7 +231,7 @@ KINDS: dict[Callable[[str, random.Random], Request], float] = {
     **dict.fromkeys([wrong_types, wrong_documents, wrong_sizes, wrong_labels, nesting], 10),
     **dict.fromkeys([numbers, truncated, garbage, flipped, chunked, broken_http], 10),
     **dict.fromkeys([wrong_paths, unknown, half_closed, gone, too_many_rows], 5),
-    **dict.fromkeys([bombs, large_heads], 2),
+    **dict.fromkeys([bombs, large_heads, endless_strings], 2),
     large: 1,
     slow: 2,
     valid: 10,

@@ -2,9 +2,11 @@
 
 import fcntl
 import os
+import shutil
 import subprocess
 import sys
 import textwrap
+from pathlib import Path
 
 # Read when TensorFlow and Matplotlib are imported, here and in the commands that tests start.
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
@@ -44,3 +46,13 @@ def run_python():
         return done.stdout
 
     return run
+
+
+@pytest.fixture(scope="session")
+def exports(tmp_path_factory):
+    """The exports that ship, version 1 of each model: alone, whatever else was exported there."""
+    folder = tmp_path_factory.mktemp("exports")
+    for version in (Path(__file__).parents[1] / "saved_models").glob("*/1"):
+        shutil.copytree(version, folder / version.parent.name / "1")
+        shutil.copy(version.with_name("1.onnx"), folder / version.parent.name)
+    return folder

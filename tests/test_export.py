@@ -13,6 +13,7 @@ from tiny_models import FACTS, MODELS, NUM_CLASSES, labels_for, passing_through,
 
 from tfgan_mnist import checkpoints, cli, export, files, runs
 from tfgan_mnist.errors import UserError
+from tfgan_mnist.serving import protos
 
 ARCHIVE = type(keras.export.ExportArchive())  # of this backend
 SIGNATURES = ("serving_default", "sample", "png")
@@ -184,6 +185,27 @@ def test_no_xla(exported):
     assert "_XlaMustCompile" not in str(exported[2].meta_graph.graph_def)
 
 
+@pytest.mark.parametrize("name", MODELS)
+def test_the_exports_that_ship(exports, name):
+    """In the C++ session, with the requests that a server warms them up by."""
+    folder = exports / name / "1"
+    card = json.loads((folder / export.CARD).read_text())
+    requests = dict(protos.read_warmup(folder))
+    with CppSession(folder) as session:
+        assert (
+            set(SIGNATURES) == set(requests) == set(session.signatures) - {"__saved_model_init_op"}
+        )
+        answers = {key: session.run(key, **inputs) for key, inputs in requests.items()}
+    rows = len(requests["png"]["seed"])
+    for key in ("serving_default", "sample"):
+        images = answers[key]["images"]
+        assert images.shape == (rows, *card["image_shape"])
+        assert images.min() >= 0 and images.max() <= 1
+        assert images.max() - images.min() > 0.5
+    pngs = np.stack([tf.io.decode_png(png) for png in answers["png"]["png_bytes"]])
+    np.testing.assert_allclose(pngs, 255 * answers["sample"]["images"], rtol=0, atol=0.51)
+
+
 # Which weights, and in which precision
 
 
@@ -250,6 +272,31 @@ def test_a_version_is_never_overwritten(tmp_path, model, monkeypatch):
     assert export.export(model, tmp_path) == tmp_path / "2"
     assert (tmp_path / "1" / "saved_model.pb").read_text() == "of another command"
     assert os.listdir(tmp_path / "1") == ["saved_model.pb"]
+
+
+def test_a_number_is_taken_by_a_file_too(tmp_path, model, monkeypatch):
+    write = export._write
+
+    def meanwhile(*arguments):
+        write(*arguments)
+        (tmp_path / "1.onnx").touch()
+
+    monkeypatch.setattr(export, "_write", meanwhile)
+    assert export.export(model, tmp_path) == tmp_path / "2"
+    assert sorted(os.listdir(tmp_path)) == ["1.onnx", "2"]
+
+
+def test_trouble_after_the_renaming_publishes_nothing_twice(tmp_path, model, monkeypatch):
+    sync = files._sync
+    monkeypatch.setattr(
+        files, "_sync", lambda path: disk_error() if path == tmp_path else sync(path)
+    )
+    with pytest.raises(OSError, match="Input/output"):
+        export.export(model, tmp_path)
+    assert os.listdir(tmp_path) == ["1"]
+    (tmp_path / "file").touch()
+    with pytest.raises(FileExistsError):
+        export.export(model, tmp_path / "file")
 
 
 def no_space(*_, **__):

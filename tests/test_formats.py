@@ -111,6 +111,9 @@ def test_the_card_is_inside(exported):
     assert card["licence"] == "Apache-2.0"
     (signature,) = card["signatures"].values()
     assert ("NaN for a label" in signature) == bool(model.num_classes)
+    rows = {"onnx": "B", "litert": "1"}[format_name]
+    assert f"latents float32 ({rows}, 4)" in signature
+    assert f"images float32 ({rows}, 8, 8, 3)" in signature
 
 
 # Publishing
@@ -130,6 +133,19 @@ def test_a_number_stands_for_one_set_of_weights(tmp_path, capsys, monkeypatch):
     assert sorted(export.versions(tmp_path)) == [2]
     found = {"1.onnx", "2", "2.onnx", "9.tflite", "latest", "note.onnx"}
     assert set(os.listdir(tmp_path)) == found
+
+
+def test_of_two_commands_one_gets_a_number(tmp_path, monkeypatch):
+    (tmp_path / "1.onnx").write_text("of another command")
+    numbers = iter([1, 2])  # when this one looked, it was not there
+    monkeypatch.setattr(export, "next_number", lambda _: next(numbers))
+    assert export.export_file(passing_through(), tmp_path, "onnx").name == "2.onnx"
+    assert (tmp_path / "1.onnx").read_text() == "of another command"
+    monkeypatch.setattr(export, "next_number", lambda _: 3)
+    monkeypatch.setattr(export.files, "publish", lambda _: 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+        export.export_file(passing_through(), tmp_path, "onnx")
+    assert sorted(os.listdir(tmp_path)) == ["1.onnx", "2.onnx"]
 
 
 def test_a_run_as_a_file(tmp_path, monkeypatch, capsys):

@@ -27,7 +27,6 @@ from tiny_models import passing_through
 from tfgan_mnist import classifier, export, images, latents
 
 PAGE = Path(export.__file__).parent / "assets" / "page"
-EXPORTS = Path(__file__).parents[1] / "saved_models"
 MODULES = sorted(path.name for path in PAGE.glob("*.js"))
 
 BROWSERS = ("chromium", "chromium-browser", "google-chrome")
@@ -60,6 +59,22 @@ def test_latents_are_those_of_the_signature(tmp_path):
     np.testing.assert_allclose(between, on_the_way, rtol=0, atol=1e-6)
 
 
+@pytest.mark.skipif(shutil.which("node") is None, reason="no Node to run JavaScript with")
+def test_nothing_in_the_command_is_the_shells(tmp_path):
+    shutil.copy(PAGE / "rest.js", tmp_path / "rest.mjs")
+    base, model, label = "http://host/it's;id;/$(id)", "a'b;`id`", "'; id; '"
+    program = (
+        "import { Server } from './rest.mjs';"
+        f"console.log(new Server({json.dumps(base)}).curl({json.dumps(model)}, {[label]}));"
+    )
+    command = ["node", "--input-type=module", "--eval", program]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    curl, url, flag, body = shlex.split(done.stdout)
+    assert (curl, flag, json.loads(body)) == ("curl", "-d", [label])
+    assert url == "http://host/it's;id;/$(id)/v1/models/a'b%3B%60id%60:predict"
+
+
 def test_nothing_is_loaded_from_elsewhere():
     texts = {name: (PAGE / name).read_text() for name in ("index.html", "style.css", *MODULES)}
     for name in ("index.html", "style.css"):
@@ -74,7 +89,7 @@ def test_nothing_is_loaded_from_elsewhere():
     assert {a or b for a, b in used} <= set(ids)
 
 
-def test_the_server_gives_what_the_page_needs(server):
+def test_the_server_gives_what_the_page_needs(server, exports):
     def get(path):
         with urllib.request.urlopen(server + path) as response:
             return response.headers["Content-Type"], response.read()
@@ -83,7 +98,7 @@ def test_the_server_gives_what_the_page_needs(server):
     assert kind.startswith("text/html")
     assert body == (PAGE / "index.html").read_bytes()
     assert get("app.js")[0].startswith("text/javascript")
-    assert get("onnx/gan.onnx")[1] == (EXPORTS / "gan" / "1.onnx").read_bytes()
+    assert get("onnx/gan.onnx")[1] == (exports / "gan" / "1.onnx").read_bytes()
     with pytest.raises(urllib.error.HTTPError, match="404") as refused:
         get("onnx/nope.onnx")
     assert json.load(refused.value)["error"]
@@ -99,11 +114,11 @@ def in_browser(test):
 
 
 @pytest.fixture(scope="module")
-def server():
+def server(exports):
     """The address of a server of the exports that ship."""
     serve = pytest.importorskip("tfgan_mnist.serve")
     settings = serve.Settings(
-        model_base_path=str(EXPORTS), port=0, rest_api_port=0, rest_api_enable_cors_support=True
+        model_base_path=str(exports), port=0, rest_api_port=0, rest_api_enable_cors_support=True
     )
     with serve.start(settings, free_ports=True) as running:
         yield f"{running.rest_url}/"

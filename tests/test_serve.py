@@ -1,6 +1,7 @@
 """The embedded server, asked as its users ask it: over its sockets."""
 
 import base64
+import contextlib
 import gzip
 import importlib.util
 import json
@@ -14,6 +15,7 @@ import sys
 import threading
 import time
 import tracemalloc
+import urllib.error
 import urllib.request
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
@@ -44,6 +46,7 @@ from tfgan_mnist.serving import (
     json_tensor,
     page,
     protos,
+    rest,
     saved_model,
     settings,
     versions,
@@ -52,7 +55,6 @@ from tfgan_mnist.serving.errors import RequestError
 from tfgan_mnist.serving.settings import Bounds, Settings
 
 ROOT = Path(__file__).parents[1]
-EXPORTS = ROOT / "saved_models"
 DEPLOY = ROOT / "deploy" / "serving"
 
 spec = importlib.util.spec_from_file_location("smoke", DEPLOY / "smoke.py")
@@ -135,9 +137,9 @@ def base_path(tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def server(base_path):
+def server(base_path, exports):
     """A server of the exports, H and T, with CORS."""
-    entries = [(name, EXPORTS / name, "") for name in ("gan", "dcgan", "cdcgan")]
+    entries = [(name, exports / name, "") for name in ("gan", "dcgan", "cdcgan")]
     policy = "model_version_policy { all {} } version_labels { key: 'stable' value: 2 }"
     entries += [("H", base_path / "H", policy), ("T", base_path / "T", "")]
     config = base_path / "models.config"
@@ -207,12 +209,16 @@ def test_the_contract(server, model):
 def test_the_smoke_command_fails_where_the_contract_is_broken(server, monkeypatch, capsys):
     monkeypatch.setattr(sys, "argv", ["smoke", "--url", server.rest_url, "--model", "gan"])
     broken = smoke.Case("broken", "GET", "/v1/models/gan", None, 200, "no error")
-    monkeypatch.setattr(smoke, "_of_values", lambda *_: [broken])
+    other = broken._replace(name="other", expected=lambda answer: answer["predictions"])
+    monkeypatch.setattr(smoke, "_of_values", lambda *_: [broken, other])
     assert smoke.main() == 1
-    *_, line, summary = [
+    *lines, summary = [
         line for line in capsys.readouterr().out.splitlines() if not line.startswith("pass")
     ]
-    assert line.startswith("FAIL  broken: expected an error with 'no error'; received")
+    assert [line.partition(";")[0].partition(": {")[0] for line in lines] == [
+        "FAIL  broken: expected an error with 'no error'",
+        "FAIL  other: not the expected answer (KeyError('predictions'))",
+    ]
     assert re.fullmatch(r"(\d+) of (\d+) cases pass", summary)
 
 
@@ -262,6 +268,10 @@ REFUSALS = [
     ("H", b'{"instances": ' + b"[" * 9000 + b"]" * 9000 + b"}", 400, "JSON Parse error"),
     ("H", b'{"instances": [NaN, ' + b"[" * 9000 + b"]" * 9000 + b"]}", 400, "JSON Parse error"),
     ("H", b'{"instances": ["\xff"]}', 400, "JSON Parse error"),
+    ("H", b'{"note": [1e400, [NaN]], "instances": 5}', 400, '"instances": 5} Expecting'),
+    ("H", {"note": ["x" * 5000], "instances": 5}, 400, "Expecting 'instances' to be"),
+    ("T", b'{"signature_name": "text", "inputs": ["\\ud800"], "note": NaN}', 400, "Unicode"),
+    ("T", b'{"signature_name": "\\ud800", "inputs": [NaN]}', 400, "not found in signature def"),
     ("H", {"instances": ["x" * 5000]}, 400, 'xxx... Type: String is not of expected type: float'),
     ("H", {"instances": [1.0] * 300}, 400, "Task size 300 is larger than maximum input batch"),
     ("H", {"signature_name": "__saved_model_init_op", "inputs": {}}, 400, "Failed to get input"),
@@ -299,6 +309,28 @@ def test_floats_are_those_of_the_model():
     assert b"NaN" in with_nan
 
 
+def test_numbers_that_json_does_not_have():
+    odd = np.array([[1, np.nan], [-np.inf, np.inf]], np.float32)
+    names = np.array([b"null", b"NaN"], object)
+    for outputs, rows, expected in [
+        ({"a": odd}, True, {"predictions": odd.tolist()}),
+        ({"a": odd[0, 1:].reshape(())}, False, {"outputs": np.nan}),
+        ({"a": odd.T, "names": names}, False,
+         {"outputs": {"a": odd.T.tolist(), "names": ["null", "NaN"]}}),
+        ({"a": odd[:, 0], "names": names}, True,
+         {"predictions": [{"a": 1.0, "names": "null"}, {"a": -np.inf, "names": "NaN"}]}),
+    ]:  # fmt: skip
+        np.testing.assert_equal(json.loads(json_tensor.answer(outputs, rows)), expected)
+
+
+def test_a_string_without_end_is_read_in_one_go():
+    body = b'{"note": NaN, "s": "' + rb"\"" * (1 << 15)
+    began = time.process_time()
+    with pytest.raises(RequestError, match="JSON Parse error"):
+        json_tensor.parse(body)
+    assert time.process_time() - began < 5  # once per quote would be a minute
+
+
 def test_versions_and_labels(server):
     for path, expected in [("/versions/1", 1.5), ("/versions/2", 2.5), ("/labels/stable", 2.5)]:
         _, _, content = ask(server, "POST", f"/v1/models/H{path}:predict", {"instances": [1.0]})
@@ -310,6 +342,10 @@ def test_versions_and_labels(server):
         assert json.loads(content)["model_spec"]["version"] == f"{int(expected)}"
     status, _, content = ask(server, "GET", f"/v1/models/H/versions/{'9' * 25}")
     assert (status, "Failed to convert version" in content) == (400, True)
+    zeros = "0" * 5000
+    status, _, content = ask(server, "GET", f"/v1/models/H/versions/{zeros}2")
+    assert json.loads(content)["model_version_status"][0]["version"] == "2"
+    assert ask(server, "GET", f"/v1/models/H/versions/{zeros}")[0] == 404
 
 
 def test_metadata(server):
@@ -374,7 +410,15 @@ def test_page(server, tmp_path, monkeypatch):
         assert gzip.decompress(answer.read()) == b"wasm"
         assert answer.headers["Content-Encoding"] == "gzip"
         assert answer.headers["Content-Type"] == "application/wasm"
-    for path in ("/../secret", "/%2e%2e/secret", "/link", "/.", "//etc/passwd", "/%00", "/x" * 999):
+    tag = ask(server, "GET", "/app.js")[1]["etag"]
+    request = urllib.request.Request(f"{server.rest_url}/app.js", headers={"If-None-Match": tag})
+    with pytest.raises(urllib.error.HTTPError, match="304"):
+        urllib.request.urlopen(request)
+    (tmp_path / "page" / "app.js").write_text("10")
+    with urllib.request.urlopen(request) as answer:
+        assert (answer.read(), answer.headers["Cache-Control"]) == (b"10", "no-cache")
+    for path in ("/../secret", "/%2e%2e/secret", "/link", "/.", "//etc/passwd", "/%00", "/x" * 999,
+                 "//app.js", "/./app.js", "/app.js/"):  # fmt: skip
         answer = exchange(server, f"GET {path} HTTP/1.1\r\nHost: x\r\n\r\n".encode())
         assert answer.startswith(b"HTTP/1.1 404"), path
 
@@ -438,6 +482,13 @@ def test_grpc_refusals(stub, channel):
     x = np.float32([1.0])
     wide = tf.make_tensor_proto(x)
     wide.tensor_shape.dim[0].size = 10**9  # of a single value, that stands for all
+    small = {"i8": np.int8([1]), "flag": np.array([True])}
+    small |= {"i64": np.int64([1]), "wide": np.float64([1])}
+    large = small | {name: tf.make_tensor_proto(small[name]) for name in ("i64", "wide")}
+    for name in ("i64", "wide"):
+        large[name].tensor_shape.dim[0].size = 100_000  # each within the limit, but not both
+    too_big = tf.make_tensor_proto(1, tf.int8)
+    too_big.int_val[0] = 300
     for request, code, message in [
         (grpc_request("nope", x=x), "NOT_FOUND", "Servable not found for request: Latest(nope)"),
         (grpc_request("H", "nosuch", x=x), "FAILED_PRECONDITION",
@@ -451,7 +502,12 @@ def test_grpc_refusals(stub, channel):
         (grpc_request("H", outputs=["y", "y"], x=x), "INVALID_ARGUMENT",
          "duplicate output tensor alias"),
         (grpc_request("H", x=np.int32([1])), "INVALID_ARGUMENT", "x: expected float; received"),
-        (grpc_request("H", x=wide), "INVALID_ARGUMENT", "x: larger than 1048576 bytes"),
+        (grpc_request("H", x=wide), "INVALID_ARGUMENT", "larger than 1048576 bytes in all"),
+        (grpc_request("H", **{f"x{i}": wide for i in range(2000)}), "INVALID_ARGUMENT",
+         "input size does not match signature: 2000!=1"),
+        (grpc_request("T", "numbers", **large), "INVALID_ARGUMENT", "larger than 1048576 bytes"),
+        (grpc_request("T", "numbers", **small | {"i8": too_big}), "INVALID_ARGUMENT",
+         "i8: not a tensor"),
         (grpc_request("cdcgan", "png", seed=np.int32([1]), labels=np.int32([10])),
          "INVALID_ARGUMENT", "labels: expected 0..9; received"),
     ]:  # fmt: skip
@@ -512,6 +568,90 @@ def test_connections_stay_open(server):
             assert malformed.read_answer(connection).endswith(b"[2.5]}")
 
 
+def everything(server, content):
+    """Sends bytes; (status, body) of each answer up to the end of the connection."""
+    port = int(server.rest_url.rpartition(":")[2])
+    with socket.create_connection(("127.0.0.1", port), 20) as connection:
+        for part in content if isinstance(content, list) else [content]:
+            connection.sendall(part)
+            time.sleep(0.05 if isinstance(content, list) else 0)
+        connection.shutdown(socket.SHUT_WR)
+        received = b"".join(iter(lambda: connection.recv(1 << 16), b""))
+    answers = []
+    while received:
+        head, _, rest = received.partition(b"\r\n\r\n")
+        size = int(re.findall(rb"content-length: (\d+)", head)[0])
+        answers.append((int(head.split()[1]), rest[:size]))
+        received = rest[size:]
+    return answers
+
+
+GET = b"GET /v1/models/H HTTP/1.1\r\nHost: x\r\n\r\n"
+UPGRADE = b"Connection: Upgrade, HTTP2-Settings\r\nUpgrade: h2c\r\nHTTP2-Settings: AAMAAABk\r\n"
+
+
+@pytest.mark.parametrize("whole", [True, False])
+def test_an_upgrade_is_not_taken_up(server, whole):
+    # What would be another request, if the body of this one were lost.
+    body = b'{"instances": [1.0], "note": "\\n' + b'"}'
+    hidden = GET.replace(b"/H ", b"/hidden ")
+    upgraded = (HEAD % len(body)).replace(b"Host", UPGRADE + b"Host", 1) + body
+    smuggled = (HEAD % len(hidden)).replace(b"Host", UPGRADE + b"Host", 1) + hidden
+    content = upgraded + GET + smuggled + GET
+    parts = [content[i : i + 50] for i in range(0, len(content), 50)]
+    answers = everything(server, content if whole else parts)
+    assert [status for status, _ in answers] == [200, 200, 400, 200]
+    assert b"[2.5]" in answers[0][1]
+    assert b"JSON Parse error" in answers[2][1]
+    assert everything(server, b"CONNECT x:1 HTTP/1.1\r\nHost: x\r\n\r\n")[0][0] == 400
+
+
+def test_a_refusal_comes_after_the_answers_that_are_due(server):
+    good = HEAD % len(BODY) + BODY
+    for bad in (b"NONSENSE\r\n\r\n", b"GET / HTTP/1.1\r\nX: " + b"x" * 70_000,
+                HEAD[:30]):  # fmt: skip
+        answers = everything(server, good + GET + good + bad)
+        assert [status for status, _ in answers] == [200, 200, 200, answers[-1][0]]
+        assert answers[-1][0] in (400, 431)
+        assert [b"[2.5]" in body for _, body in answers] == [True, False, True, False]
+    chunked = HEAD.replace(b"Content-Length: %d", b"Transfer-Encoding: chunked") + b"zz\r\n"
+    assert [status for status, _ in everything(server, good + chunked)] == [200, 400]
+    many = everything(server, GET * 200)
+    assert [status for status, _ in many] == [200] * (http.MAX_PIPELINED + 1) + [400]
+
+
+def test_a_request_has_one_answer(base_path):
+    post = b"POST %b HTTP/1.1\r\nHost: x\r\nContent-Length: 100\r\n\r\n{}"
+    with start(Settings(model_base_path=str(base_path / "H"), rest_api_timeout_in_ms=300)) as quick:
+        for path, status in [(b"/", 404), (b"/v1/models/H:predict", 400)]:
+            assert [code for code, _ in everything(quick, post % path)] == [status]
+        port = int(quick.rest_url.rpartition(":")[2])
+        with socket.create_connection(("127.0.0.1", port), 20) as connection:
+            connection.sendall(post % b"/")
+            received = b"".join(iter(lambda: connection.recv(1 << 16), b""))
+        assert received.count(b"HTTP/1.1") == 1
+
+
+def test_the_bodies_of_all_are_bounded(base_path, monkeypatch):
+    monkeypatch.setattr(rest, "HELD", 2)
+    chosen = Settings(model_base_path=str(base_path / "H"), rest_api_max_body_bytes=1 << 20)
+    with start(chosen) as small, contextlib.ExitStack() as stack:
+        port = int(small.rest_url.rpartition(":")[2])
+        waiting = []
+        spaces = b" " * 700_000
+
+        def is_full():  # once two of those that wait have come in
+            waiting.append(stack.enter_context(socket.create_connection(("127.0.0.1", port), 20)))
+            waiting[-1].sendall(HEAD % (1 << 20) + b" " * 900_000)
+            return predict(small, "H", BODY + spaces)[0] == 503
+
+        eventually(is_full)
+        assert predict(small, "H", BODY)[0] == 200
+        for connection in waiting:
+            connection.close()
+        eventually(lambda: predict(small, "H", BODY + spaces)[0] == 200)
+
+
 def test_sizes_are_bounded(server):
     for body, headers, status in [
         (b" " * (2 << 20), {}, 413),
@@ -531,22 +671,24 @@ def test_sizes_are_bounded(server):
     assert answer.startswith(b"HTTP/1.1 431")
 
 
-def test_connections_are_bounded(server, monkeypatch):
-    monkeypatch.setattr(http, "MAX_CONNECTIONS", 3)
-    port = int(server.rest_url.rpartition(":")[2])
-    connections = [socket.create_connection(("127.0.0.1", port), 20) for _ in range(6)]
-    try:
-        answers = [malformed.read_answer(connection) for connection in connections[3:]]
-        assert all(answer.startswith(b"HTTP/1.1 503") for answer in answers)
+def test_connections_are_bounded(base_path, monkeypatch):
+    monkeypatch.setattr(http, "MAX_CONNECTIONS", 4)
+    with start(Settings(model_base_path=str(base_path / "H"))) as small:
+        port = int(small.rest_url.rpartition(":")[2])
+        connections = [socket.create_connection(("127.0.0.1", port), 20) for _ in range(8)]
+        for connection in connections[4:6]:
+            assert malformed.read_answer(connection).startswith(b"HTTP/1.1 503")
+        for connection in connections[6:]:
+            with contextlib.suppress(ConnectionResetError):
+                assert malformed.read_answer(connection) == b""
         connections[0].sendall(HEAD % len(BODY) + BODY)
         assert malformed.read_answer(connections[0]).endswith(b"[2.5]}")
-    finally:
         for connection in connections:
             connection.close()
-    eventually(lambda: predict(server, "H", {"instances": [1.0]})[0] == 200)
+        eventually(lambda: predict(small, "H", {"instances": [1.0]})[0] == 200)
 
 
-def test_an_answer_that_nobody_fetches_is_given_up(monkeypatch):
+def test_an_answer_that_nobody_fetches_is_given_up(base_path, tmp_path, monkeypatch):
     lost = threading.Event()
     connection_lost = http.BoundedProtocol.connection_lost
     monkeypatch.setattr(
@@ -554,15 +696,15 @@ def test_an_answer_that_nobody_fetches_is_given_up(monkeypatch):
         "connection_lost",
         lambda *arguments: (connection_lost(*arguments), lost.set()),
     )
-    chosen = Settings(model_base_path=str(EXPORTS / "gan"), rest_api_timeout_in_ms=500)
-    with start(chosen) as quick:
+    monkeypatch.setattr(page, "FOLDER", tmp_path)
+    (tmp_path / "large").write_bytes(bytes(16 << 20))  # more than sockets take at a time
+    with start(Settings(model_base_path=str(base_path / "H"), rest_api_timeout_in_ms=500)) as quick:
         port = int(quick.rest_url.rpartition(":")[2])
-        rows = json.dumps({"signature_name": "sample", "instances": list(range(200))}).encode()
-        with socket.socket() as connection:
-            connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
-            connection.connect(("127.0.0.1", port))
-            connection.sendall(malformed.post("gan", rows) * 8)
-            assert lost.wait(20)
+        with socket.create_connection(("127.0.0.1", port)) as connection:
+            connection.sendall(b"GET /large HTTP/1.1\r\nHost: x\r\n\r\n")
+            assert lost.wait(60)
+        with urllib.request.urlopen(f"{quick.rest_url}/large") as answer:
+            assert len(answer.read()) == 16 << 20
 
 
 def test_times_are_bounded(base_path, monkeypatch):
@@ -767,6 +909,16 @@ def test_a_version_in_use_stays_loaded(base_path):
     models.stop()
 
 
+def test_a_version_ends_whatever_its_loading_comes_to(base_path, monkeypatch):
+    def refused(*_):
+        raise RuntimeError("can't start new thread")
+
+    monkeypatch.setattr(versions, "Batcher", refused)
+    version = versions.Version("H", 1, base_path / "H" / "1")
+    version.load(None, warm_up=True)
+    assert (version.state, "new thread" in version.error) == (versions.State.END, True)
+
+
 def publish_with_warmup(base_path, folder, *records):
     shutil.copytree(base_path / "H" / "1", folder)
     (folder / protos.WARMUP).parent.mkdir()
@@ -840,17 +992,17 @@ def test_version_folders(tmp_path):
     assert settings.versions(tmp_path / "none") == {}
 
 
-def test_models_of_a_base_path(tmp_path):
+def test_models_of_a_base_path(tmp_path, exports):
     def names(**given):
         return [model.name for model in settings.models_of(Settings(**given))]
 
-    assert names(model_base_path=str(EXPORTS)) == ["cdcgan", "dcgan", "gan"]
-    assert names(model_base_path=str(EXPORTS / "gan")) == ["gan"]
-    assert names(model_base_path=str(EXPORTS / "gan"), model_name="other") == ["other"]
+    assert names(model_base_path=str(exports)) == ["cdcgan", "dcgan", "gan"]
+    assert names(model_base_path=str(exports / "gan")) == ["gan"]
+    assert names(model_base_path=str(exports / "gan"), model_name="other") == ["other"]
     assert names(model_base_path=str(tmp_path)) == [tmp_path.name]  # versions may come yet
 
 
-def test_wrong_settings(tmp_path):
+def test_wrong_settings(tmp_path, exports):
     def text(content):
         (tmp_path / "config").write_text(content)
         return str(tmp_path / "config")
@@ -868,12 +1020,13 @@ def test_wrong_settings(tmp_path):
         (Settings, "expected --model_base_path=saved_models or --model_config_file=FILE"),
         (lambda: Settings(model_base_path="x", model_config_file="y"), "and not both"),
         (lambda: Settings(model_base_path="x", port=-1), "--port: expected a value >= 0"),
+        (lambda: Settings(model_base_path="x", rest_api_port=65536), "<= 65535; received 65536"),
         (lambda: Settings(model_base_path="x", file_system_poll_wait_seconds=np.nan), "expected"),
         (lambda: Settings(model_base_path="x", batching_parameters_file="y", enable_batching=False),
          "expected --enable_batching"),
         (lambda: settings.models_of(Settings(model_base_path=str(tmp_path / "no"))),
          "expected a folder; there is no"),
-        (lambda: settings.models_of(Settings(model_base_path=str(EXPORTS), model_name="a")),
+        (lambda: settings.models_of(Settings(model_base_path=str(exports), model_name="a")),
          "expected a single model"),
         (models("nonsense"), "expected a ModelServerConfig in text format: 1:"),
         (models(""), "with a model"),
@@ -891,15 +1044,14 @@ def test_wrong_settings(tmp_path):
             call()
 
 
-def test_configuration_files():
+def test_configuration_files(exports):
     deployed = model_server_config_pb2.ModelServerConfig()
     text_format.Parse((DEPLOY / "models.config").read_text(), deployed)
     paths = {entry.name: entry.base_path for entry in deployed.model_config_list.config}
-    exports = {path.name: f"/models/{path.name}" for path in EXPORTS.iterdir() if path.is_dir()}
-    assert paths == exports
+    assert paths == {path.name: f"/models/{path.name}" for path in exports.iterdir()}
     # No package has these two messages; serving/protos.py declares them as their .proto files do.
     given = Settings(
-        model_base_path=str(EXPORTS),
+        model_base_path=str(exports),
         batching_parameters_file=str(DEPLOY / "batching.config"),
         monitoring_config_file=str(DEPLOY / "monitoring.config"),
     )
@@ -920,7 +1072,7 @@ def test_metrics_can_be_off(tmp_path):
 # The command and the documents
 
 
-def test_the_command(tmp_path):
+def test_the_command(tmp_path, exports):
     """Serves without Keras and without our models, and ends with its requests answered."""
     program = """
         import sys
@@ -935,7 +1087,7 @@ def test_the_command(tmp_path):
     script.write_text(re.sub("(?m)^ {8}", "", program))
     with socket.create_server(("127.0.0.1", 0)) as free:
         port = free.getsockname()[1]
-    flags = [f"--model_base_path={EXPORTS}", f"--rest_api_port={port}", "--port=0"]
+    flags = [f"--model_base_path={exports}", f"--rest_api_port={port}", "--port=0"]
     with subprocess.Popen(
         [sys.executable, str(script), *flags],
         stdout=subprocess.PIPE,
@@ -950,10 +1102,10 @@ def test_the_command(tmp_path):
             assert lines == ["model: cdcgan\n", "model: dcgan\n", "model: gan\n"]
 
             # The port is taken: the second one says so in a line.
-            chosen = Settings(model_base_path=str(EXPORTS), rest_api_port=port, port=0)
+            chosen = Settings(model_base_path=str(exports), rest_api_port=port, port=0)
             with pytest.raises(OSError, match="^--rest_api_port: cannot listen .* in use"):
                 serve.start(chosen)
-            chosen = Settings(model_base_path=str(EXPORTS), rest_api_port=0, port=port)
+            chosen = Settings(model_base_path=str(exports), rest_api_port=0, port=port)
             with pytest.raises(OSError, match="^--port: cannot listen on 127.0.0.1"):
                 serve.start(chosen)
 
@@ -989,12 +1141,12 @@ def test_wrong_flags(monkeypatch, capsys):
         assert message in capsys.readouterr().err
 
 
-def test_without_the_extra(monkeypatch):
+def test_without_the_extra(monkeypatch, exports):
     monkeypatch.setitem(sys.modules, "uvicorn", None)
     for module in ("http", "server"):
         monkeypatch.delitem(sys.modules, f"tfgan_mnist.serving.{module}")
     with pytest.raises(UserError, match=r"needs uvicorn.* pip install 'tfgan-mnist\[serve\]'"):
-        serve.start(Settings(model_base_path=str(EXPORTS)))
+        serve.start(Settings(model_base_path=str(exports)))
 
 
 def test_flags():

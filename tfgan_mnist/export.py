@@ -20,8 +20,10 @@ The other formats are files beside the versions, `saved_models/dcgan/3.onnx` and
 --saved_model=saved_models/dcgan/3 gives the file the version's number, --run the next one.
 """
 
+import contextlib
 import dataclasses
 import datetime
+import errno
 import json
 import os
 from collections.abc import Callable
@@ -34,6 +36,7 @@ from tfgan_mnist import __version__, cli, files, formats, latents, runs
 from tfgan_mnist.config import Config
 from tfgan_mnist.errors import UserError
 from tfgan_mnist.serving import protos
+from tfgan_mnist.serving.settings import versions
 
 if TYPE_CHECKING:
     from tfgan_mnist.models import GAN
@@ -43,6 +46,7 @@ SAVED_MODEL = "saved_model"  # the format that is a folder; the others are those
 LICENCE = "Apache-2.0"
 CHECKED_ROWS = 16
 WARMUP_ROWS = 4
+TAKEN = (errno.EEXIST, errno.ENOTEMPTY, errno.ENOTDIR)  # of renaming a folder to a name in use
 TOLERANCE = 1e-5  # of images in [0, 1], between Keras and what was written
 
 # Settings that say where things were on the machine of the training, which is nobody's business.
@@ -73,21 +77,15 @@ def export(model: "GAN", base_path: str | os.PathLike, card: dict[str, Any] | No
         try:
             with files.publish(path) as partial:
                 _write(model, partial, card or {})
+                if next_number(base_path) > number:
+                    raise FileExistsError(errno.EEXIST, "another command took the number", path)
             return path
-        except OSError:
-            # Another command may just have taken the number; any other trouble is a trouble.
-            if not path.exists():
+        except OSError as error:
+            # What fails after the renaming, as of the disk, is no taken number though it is taken.
+            in_use = os.path.lexists(path) or next_number(base_path) > number
+            if error.errno not in TAKEN or not in_use:
                 raise
-            number += 1
-
-
-def versions(base_path: str | os.PathLike) -> dict[int, Path]:
-    """Number -> folder of the versions under `base_path`, as TensorFlow Serving finds them."""
-    base_path = Path(base_path)
-    if not base_path.is_dir():
-        return {}
-    numbered = (path for path in base_path.iterdir() if path.name.isascii() and path.name.isdigit())
-    return {int(path.name): path for path in numbered if path.is_dir()}
+            number = max(number + 1, next_number(base_path))
 
 
 def next_number(base_path: str | os.PathLike) -> int:
@@ -95,7 +93,7 @@ def next_number(base_path: str | os.PathLike) -> int:
     suffixes = formats.SUFFIXES.values()
     found = [path for suffix in suffixes for path in Path(base_path).glob(f"*{suffix}")]
     files_ = [int(path.stem) for path in found if path.stem.isascii() and path.stem.isdigit()]
-    return 1 + max([*versions(base_path), *files_], default=0)
+    return 1 + max([*versions(Path(base_path)), *files_], default=0)
 
 
 def find_version(path: Path) -> Path:
@@ -134,8 +132,20 @@ def export_file(
         model = _in_float32(model)
     card = _describe(model) | (card or {})
     generate, _ = _endpoints(model)["serving_default"]
-    path = Path(base_path) / f"{next_number(base_path)}{formats.SUFFIXES[format_name]}"
-    return _publish_file(path, format_name, generate, card)
+    content = _file_content(format_name, generate, card)
+    Path(base_path).mkdir(parents=True, exist_ok=True)
+    while True:
+        path = Path(base_path) / f"{next_number(base_path)}{formats.SUFFIXES[format_name]}"
+        try:
+            path.touch(exist_ok=False)  # takes the number: of two commands, one gets it
+            break
+        except FileExistsError:
+            continue
+    try:
+        return _publish_file(path, content)
+    except BaseException:
+        path.unlink(missing_ok=True)
+        raise
 
 
 def convert(version: Path, format_name: str) -> Path:
@@ -162,16 +172,20 @@ def convert(version: Path, format_name: str) -> Path:
             f"{version}: expected an export of tfgan_mnist with a {CARD}; received: {reason}"
         ) from error
     path = version.with_name(version.name + formats.SUFFIXES[format_name])
-    return _publish_file(path, format_name, generate, card)
+    return _publish_file(path, _file_content(format_name, generate, card))
 
 
-def _publish_file(path: Path, format_name: str, generate: Callable, card: dict[str, Any]) -> Path:
-    """Writes the file at `path` once it makes the images that `generate` makes."""
+def _file_content(format_name: str, generate: Callable, card: dict[str, Any]) -> bytes:
+    """A file that makes the images that `generate` makes."""
     formats.expect_packages(format_name)
     latent_dim, num_classes = card["latent_dim"], card["num_classes"]
     content = formats.convert(format_name, generate, latent_dim, num_classes, card)
     request = _request(latent_dim, num_classes, ["latents", "labels"], CHECKED_ROWS)
     _compare(formats.run(format_name, content, request), _by_keras(generate, request), format_name)
+    return content
+
+
+def _publish_file(path: Path, content: bytes) -> Path:
     with files.publish(path) as partial:
         partial.write_bytes(content)
     return path
@@ -357,31 +371,17 @@ def _compare(images: np.ndarray, expected: np.ndarray, what: str, tolerance=TOLE
 
 
 def _serve(folder: Path, requests: dict[str, dict]) -> dict[str, dict]:
-    """Signature name -> inputs by name, to signature name -> outputs by name.
+    """Signature name -> inputs by name, to signature name -> outputs by name, as a server runs it.
 
-    Runs the stored graph in a session, after its own operation has restored the variables, which is
-    what TensorFlow Serving does. `tf.saved_model.load` reads another part of the file, and accepts
-    exports that cannot be served.
+    `tf.saved_model.load` reads another part of the file, and accepts exports that cannot be served.
     """
-    import tensorflow as tf
-    from tensorflow.core.protobuf import saved_model_pb2
+    from tfgan_mnist.serving.saved_model import SavedModel
 
-    saved = saved_model_pb2.SavedModel.FromString((folder / "saved_model.pb").read_bytes())
-    (meta_graph,) = saved.meta_graphs
-    saver = meta_graph.saver_def
-    on_cpu = tf.compat.v1.ConfigProto(device_count={"GPU": 0})
-    with tf.Graph().as_default(), tf.compat.v1.Session(config=on_cpu) as session:
-        tf.graph_util.import_graph_def(meta_graph.graph_def, name="")
-        variables = str(folder / "variables" / "variables")
-        session.run(saver.restore_op_name, {saver.filename_tensor_name: variables})
-        answers = {}
-        for name, request in requests.items():
-            signature = meta_graph.signature_def[name]
-            answers[name] = session.run(
-                {key: tensor.name for key, tensor in signature.outputs.items()},
-                {signature.inputs[key].name: value for key, value in request.items()},
-            )
-    return answers
+    with contextlib.closing(SavedModel(folder, on_cpu=True)) as saved:
+        return {
+            name: saved.run(name, request, tuple(saved.signatures[name].outputs))
+            for name, request in requests.items()
+        }
 
 
 def _images(outputs: dict) -> np.ndarray:

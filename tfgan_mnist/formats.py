@@ -57,7 +57,10 @@ def convert(
     if num_classes:
         specs["labels"] = tf.TensorSpec((batch,), tf.int32, name="labels")
     function = tf.function(_without_refusals(generate, num_classes), autograph=False)
-    card = card | {"format": format_name, "signatures": _describe(card["signatures"], num_classes)}
+    card = card | {
+        "format": format_name,
+        "signatures": _describe(card["signatures"], num_classes, batch),
+    }
     write = {"onnx": _onnx, "litert": _litert}[format_name]
     return write(function, list(specs.values()), json.dumps(card, indent=2))
 
@@ -96,9 +99,14 @@ def _without_refusals(generate: Callable, num_classes: int | None) -> Callable:
     return images
 
 
-def _describe(signatures: dict[str, str], num_classes: int | None) -> dict[str, str]:
+def _describe(
+    signatures: dict[str, str], num_classes: int | None, batch: int | None
+) -> dict[str, str]:
+    signature = signatures["serving_default"]
+    if batch:
+        signature = signature.replace("(B,", f"({batch},")
     wrong = "; NaN for a label that is no class" if num_classes else ""
-    return {"serving_default": signatures["serving_default"] + wrong}
+    return {"serving_default": signature + wrong}
 
 
 def _onnx(function, specs: list, card: str) -> bytes:

@@ -30,7 +30,7 @@ class Batcher:
 
     Args:
       run: (inputs, names of outputs) -> outputs. It is called by several threads at a time.
-      bounds: of batches and of the queue; None: every request runs alone.
+      bounds: of batches and of the queue; None: every request runs alone, of as many rows at most.
       name: of the threads.
     """
 

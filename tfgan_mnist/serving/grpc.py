@@ -20,6 +20,7 @@ from tensorflow_serving.apis import (
 from tfgan_mnist.serving import describe
 from tfgan_mnist.serving.errors import RequestError, invalid
 from tfgan_mnist.serving.metrics import Metrics
+from tfgan_mnist.serving.saved_model import Spec, check_names
 from tfgan_mnist.serving.settings import Settings
 from tfgan_mnist.serving.versions import DEFAULT_SIGNATURE, Models, Version
 
@@ -73,8 +74,8 @@ class PredictionService(prediction_service_pb2_grpc.PredictionServiceServicer):
                     "FAILED_PRECONDITION", f'Serving signature key "{signature_name}" not found.'
                 )
             names = _output_names(version, signature_name, request.output_filter)
-            limit = self._settings.rest_api_max_body_bytes
-            inputs = {name: _array(name, proto, limit) for name, proto in request.inputs.items()}
+            wanted = version.inputs(signature_name)
+            inputs = _arrays(request.inputs, wanted, self._settings.rest_api_max_body_bytes)
             started = time.monotonic()
             future = version.submit(signature_name, inputs, names)
             left = context.time_remaining()
@@ -141,18 +142,34 @@ def _output_names(version: Version, signature_name: str, wanted: Any) -> tuple[s
     return tuple(sorted(wanted))
 
 
-def _array(name: str, proto: Any, limit: int) -> np.ndarray:
-    """A TensorProto as an array of at most `limit` bytes, however small the message is."""
+def _arrays(protos: Any, wanted: dict[str, Spec], limit: int) -> dict[str, np.ndarray]:
+    """TensorProtos as arrays of at most `limit` bytes in all.
+
+    A message of a few bytes may declare shapes of gigabytes, and a value that stands for all of
+    them; so names, types and sizes are looked at before any array is made.
+    """
+    check_names(wanted, protos)
+    total = 0
+    for name, proto in protos.items():
+        try:
+            dtype = tf.as_dtype(proto.dtype)
+            if np.dtype(dtype.as_numpy_dtype) != wanted[name].array_dtype:
+                raise invalid(f"{name}: expected {wanted[name].dtype}; received {dtype.name}")
+            sizes = [dim.size for dim in proto.tensor_shape.dim]
+            if min(sizes, default=0) < 0:
+                raise ValueError("a negative size")
+        except (TypeError, ValueError) as error:
+            raise invalid(f"{name}: not a tensor: {error}") from None
+        total += math.prod(sizes) * (dtype.size if dtype != tf.string else 8)
+    if total > limit:
+        raise invalid(f"inputs: larger than {limit} bytes in all, the most that is read")
+    return {name: _array(name, proto) for name, proto in protos.items()}
+
+
+def _array(name: str, proto: Any) -> np.ndarray:
     try:
-        dtype = tf.as_dtype(proto.dtype)
-        size = dtype.size if dtype != tf.string else 8
-        elements = math.prod(dim.size for dim in proto.tensor_shape.dim)
-        if min((dim.size for dim in proto.tensor_shape.dim), default=0) < 0:
-            raise ValueError("a negative size")
-        if elements * size > limit:
-            raise invalid(f"{name}: larger than {limit} bytes, the most that is read")
         return np.asarray(tf.make_ndarray(proto))
-    except (TypeError, ValueError) as error:
+    except (TypeError, ValueError, OverflowError) as error:
         raise invalid(f"{name}: not a tensor: {error}") from None
 
 

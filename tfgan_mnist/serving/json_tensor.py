@@ -44,8 +44,9 @@ JSON_TYPES = {
     float: "Number",
 }
 
-# A string, or a number that JSON does not have.
-_STRING_OR_NUMBER = re.compile(rb'"(?:[^"\\]|\\.)*"|\b(?:NaN|Inf(?:inity)?)\b', re.DOTALL)
+# A string, or a number that JSON does not have. Possessive, and with an end that may lack: else a
+# string without an end would be looked through once per quote in it.
+_STRING_OR_NUMBER = re.compile(rb'"(?:[^"\\]++|\\.)*+"?|\b(?:NaN|Inf(?:inity)?)\b', re.DOTALL)
 
 
 def parse(body: bytes) -> dict[str, Any]:
@@ -80,13 +81,13 @@ def _parse_with_nan(body: bytes, strict: orjson.JSONDecodeError) -> Any:
 
 def shown(value: Any) -> str:
     """The beginning of a value as JSON, for messages."""
-    if isinstance(value, list | dict) and len(value) > SHOWN:
-        value = list(itertools.islice(value, SHOWN))  # a message is no reason to print megabytes
-    try:
-        text = json.dumps(value)
-    except RecursionError:
-        text = "[..."
-    return text if len(text) <= SHOWN else text[:SHOWN] + "..."
+    text = ""
+    # Piece by piece, as a message is no reason to write megabytes, nor to go down to their depth.
+    for piece in json.JSONEncoder().iterencode(value):
+        text += piece
+        if len(text) > SHOWN:
+            return text[:SHOWN] + "..."
+    return text
 
 
 def signature_name(document: Mapping[str, Any]) -> str:
@@ -286,7 +287,10 @@ def _floats(values: list, types: set[type], dtype: str) -> np.ndarray:
 
 def _bytes(value: str | dict) -> bytes:
     if isinstance(value, str):
-        return value.encode()
+        try:
+            return value.encode()
+        except UnicodeEncodeError:  # half of a pair, "\\ud800", which is no character
+            raise invalid(f"JSON Value: {shown(value)} is not valid Unicode") from None
     if not _is_base64(value):
         raise invalid(f"JSON Value: {shown(value)} not formatted correctly for base64 data")
     try:
@@ -328,7 +332,7 @@ def answer(outputs: Tensors, rows: bool) -> bytes:
                 raise invalid(f"Tensor name: {name} has no shape information")
         if len(set(sizes.values())) > 1:
             raise invalid(f"Tensors have inconsistent batch size: {sizes}")
-    values = {name: _jsonable(name, array) for name, array in outputs.items()}
+    values = {name: _jsonable(name, array, rows) for name, array in outputs.items()}
     if len(values) == 1:
         (content,) = values.values()
     elif rows:
@@ -336,18 +340,19 @@ def answer(outputs: Tensors, rows: bool) -> bytes:
     else:
         content = values
     document = {"predictions" if rows else "outputs": content}
-    if any(array.dtype.kind == "f" and not np.isfinite(array).all() for array in outputs.values()):
-        return json.dumps(document, default=_as_lists).encode()
     return orjson.dumps(document, option=orjson.OPT_SERIALIZE_NUMPY)
 
 
-def _jsonable(name: str, array: np.ndarray) -> Any:
+def _jsonable(name: str, array: np.ndarray, rows: bool) -> Any:
+    """What orjson writes as the values of an output: in rows, something with a length."""
     if array.dtype == object:
         as_text = _base64 if name.endswith("_bytes") else _text
         texts = [as_text(value) for value in array.ravel()]
         return _nested(texts, array.shape)
     kind = array.dtype.name
     if array.dtype.kind in "biu" or kind in ("float32", "float64"):
+        if array.dtype.kind == "f" and not np.isfinite(array).all():
+            return [_with_nan(row) for row in array] if rows else _with_nan(array)
         return np.ascontiguousarray(array) if array.ndim else array[()]
     kind = {"float16": "half"}.get(kind, kind)
     raise invalid(f"Failed to write JSON value for tensor type: {kind}")
@@ -369,12 +374,13 @@ def _nested(values: list, shape: tuple[int, ...]) -> Any:
     return values
 
 
-def _as_lists(value: Any) -> Any:
-    """Arrays and their scalars for `json`, with float32 in its own digits."""
-    if value.dtype == np.float32:
-        digits = np.array([float(str(number)) for number in value.ravel()])
-        return digits.reshape(value.shape).tolist()
-    return value.tolist()
+def _with_nan(values: Any) -> orjson.Fragment:
+    """An array, or a number, as JSON with the numbers that orjson writes as null."""
+    array = np.ascontiguousarray(values).reshape(np.shape(values))
+    text = orjson.dumps(array if array.ndim else array[()], option=orjson.OPT_SERIALIZE_NUMPY)
+    lacking = [json.dumps(number).encode() for number in array[~np.isfinite(array)].tolist()]
+    pieces = zip(text.split(b"null"), [*lacking, b""])
+    return orjson.Fragment(b"".join(itertools.chain.from_iterable(pieces)))
 
 
 def error(message: str) -> bytes:

@@ -70,7 +70,7 @@ def _histogram(name: str, labels: str, buckets: list[int], total: float) -> list
         count += size
         written = "+Inf" if limit == float("inf") else f"{limit:g}"
         lines.append(f'{name}_bucket{{{labels},le="{written}"}} {count}')
-    return [*lines, f"{name}_sum{{{labels}}} {total:g}", f"{name}_count{{{labels}}} {count}"]
+    return [*lines, f"{name}_sum{{{labels}}} {total!r}", f"{name}_count{{{labels}}} {count}"]
 
 
 def _written(labels: Labels) -> str:

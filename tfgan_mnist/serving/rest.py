@@ -13,6 +13,7 @@ import re
 import time
 import zlib
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import orjson
@@ -42,7 +43,11 @@ JSON = b"application/json"
 # A request that is too large is read on, up to this many times the limit, since a client that is
 # still writing would not see the refusal.
 DISCARDED = 8
-LARGE_BODY = 1 << 18  # bytes; to be parsed beside the loop that serves everybody else
+# The bodies of all connections together, in limits of one; a small one is always read.
+HELD = 16
+SMALL_BODY = 1 << 16
+CHUNK = 1 << 18  # bytes of an answer that are written before a slow client has fetched them
+LARGE_BODY = 1 << 18  # bytes; parsed, or written, beside the loop that serves everybody else
 
 
 class Answer(NamedTuple):
@@ -69,28 +74,39 @@ class RestApp:
     ):
         self._models = models
         self._settings = settings
+        self._cors = settings.rest_api_enable_cors_support
         self._metrics = metrics
         self._metrics_path = metrics_path
+        self._held = 0  # bytes of bodies whose requests are not answered yet
 
     async def __call__(self, scope: dict, receive: Callable, send: Callable) -> None:
         try:
-            answer = await self._answer(scope, receive)
+            answer = await self._guarded(scope, receive)
         except Disconnected:
             return
+        finally:
+            self._hold(scope, -scope["state"].get("held", 0))
+        headers = [*answer.headers, *CORS] if self._cors else list(answer.headers)
+        if answer.status != 304:
+            length = str(len(answer.body)).encode()
+            headers += [(b"content-type", answer.content_type), (b"content-length", length)]
+        await send({"type": "http.response.start", "status": answer.status, "headers": headers})
+        for start in range(0, len(answer.body) or 1, CHUNK):
+            end = start + CHUNK
+            body, more = answer.body[start:end], end < len(answer.body)
+            await send({"type": "http.response.body", "body": body, "more_body": more})
+
+    async def _guarded(self, scope: dict, receive: Callable) -> Answer:
+        """The answer, whatever happens but that nobody waits for it."""
+        try:
+            return await self._answer(scope, receive)
+        except Disconnected:
+            raise
         except RequestError as error:
-            answer = self._refusal(error)
+            return self._refusal(error)
         except Exception:
             log.exception("%s %s", scope["method"], scope["path"])
-            answer = Answer(500, json_tensor.error("Internal error; the server's log has more"))
-        headers = [
-            (b"content-type", answer.content_type),
-            (b"content-length", str(len(answer.body)).encode()),
-            *answer.headers,
-        ]
-        if self._settings.rest_api_enable_cors_support:
-            headers += CORS
-        await send({"type": "http.response.start", "status": answer.status, "headers": headers})
-        await send({"type": "http.response.body", "body": answer.body})
+            return Answer(500, json_tensor.error("Internal error; the server's log has more"))
 
     def _refusal(self, error: RequestError) -> Answer:
         # After these the rest of the request may still be on its way.
@@ -110,23 +126,29 @@ class RestApp:
         if self._metrics_path and path == self._metrics_path:
             return self._show_metrics(target)
         if method in ("GET", "HEAD") and (match := ONNX.fullmatch(scope["path"])):
-            return await self._onnx(match["name"])
+            return await self._onnx(match["name"], scope)
         if method in ("GET", "HEAD") and (found := page.find(scope["path"])):
-            body = await asyncio.to_thread(found.path.read_bytes)
             encoding = ((b"content-encoding", b"gzip"),) if found.gzipped else ()
-            return Answer(200, body, found.content_type.encode(), encoding)
+            return await self._file(found.path, found.content_type, scope, encoding)
         return Answer(404, NOT_FOUND, b"text/html")
 
-    async def _onnx(self, name: str) -> Answer:
+    async def _onnx(self, name: str, scope: dict) -> Answer:
         """The same weights as those that are served, from `7.onnx` beside the version `7/`."""
         with self._models.use(name) as version:
             file = version.folder.with_name(f"{version.folder.name}.onnx")
             try:
-                body = await asyncio.to_thread(file.read_bytes)
-            except FileNotFoundError:
+                return await self._file(file, page.TYPES[".onnx"], scope)
+            except OSError:
                 message = f"There is no ONNX file of version {version.number} of {name}"
                 raise RequestError("NOT_FOUND", message) from None
-        return Answer(200, body, b"application/octet-stream")
+
+    async def _file(self, path: Path, content_type: str, scope: dict, headers=()) -> Answer:
+        """A file, or 304 to a browser that has it as it is."""
+        body, tag = await asyncio.to_thread(page.content, path)
+        headers = (*headers, (b"etag", tag), (b"cache-control", b"no-cache"))
+        if dict(scope["headers"]).get(b"if-none-match") == tag:
+            return Answer(304, b"", headers=headers)
+        return Answer(200, body, content_type.encode(), headers)
 
     def _show_metrics(self, target: str) -> Answer:
         if target != self._metrics_path:
@@ -149,7 +171,8 @@ class RestApp:
         """The body, inflated."""
         limit = self._settings.rest_api_max_body_bytes
         headers = dict(scope["headers"])
-        chunks, size = [], 0
+        chunks: list[bytes] = []
+        size, refusal = 0, None
         try:
             async with asyncio.timeout(self._settings.timeout_seconds):
                 more = True
@@ -158,12 +181,15 @@ class RestApp:
                     if message["type"] == "http.disconnect":
                         raise Disconnected
                     size += len(message["body"])
-                    if size <= limit:
-                        chunks.append(message["body"])
-                    elif size > DISCARDED * limit:
+                    if size > DISCARDED * limit:
                         break
-                    else:
-                        chunks.clear()
+                    if refusal is None:
+                        chunks.append(message["body"])
+                        full = self._hold(scope, len(message["body"]))
+                        refusal = _too_large(limit) if size > limit else full
+                        if refusal:
+                            chunks.clear()
+                            self._hold(scope, -scope["state"]["held"])
                     more = message["more_body"]
         except TimeoutError:
             raise RequestError(
@@ -171,15 +197,28 @@ class RestApp:
             ) from None
         if size > limit:
             raise _too_large(limit)
+        if refusal:
+            raise refusal
         if scope["state"].get("truncated"):
             raise invalid("The request ended before its body did")
         body = b"".join(chunks)
         encoding = headers.get(b"content-encoding", b"identity").lower()
         if encoding == b"gzip":
-            return await asyncio.to_thread(_inflate, body, limit)
-        if encoding != b"identity":
+            body = await asyncio.to_thread(_inflate, body, limit)
+            if full := self._hold(scope, len(body)):
+                raise full
+        elif encoding != b"identity":
             raise invalid("Content-Encoding: expected gzip or none")
         return body
+
+    def _hold(self, scope: dict, size: int) -> RequestError | None:
+        """Counts bytes of a body; the refusal of a request for which there is no room."""
+        held = scope["state"].get("held", 0) + size
+        scope["state"]["held"] = held
+        self._held += size
+        if held <= SMALL_BODY or self._held <= HELD * self._settings.rest_api_max_body_bytes:
+            return None
+        return RequestError("UNAVAILABLE", "Too many large requests at a time; try again later")
 
     async def _predict(self, match: re.Match, body: bytes) -> Answer:
         arrival = time.monotonic()
@@ -197,6 +236,8 @@ class RestApp:
                 except TimeoutError:
                     raise RequestError("DEADLINE_EXCEEDED", "The request took too long") from None
                 self._metrics.run(match["name"], "Predict", time.monotonic() - started)
+            if sum(array.nbytes for array in outputs.values()) > LARGE_BODY:
+                return Answer(200, await asyncio.to_thread(json_tensor.answer, outputs, rows))
             return Answer(200, json_tensor.answer(outputs, rows))
         except RequestError as error:
             code = error.code
@@ -226,10 +267,12 @@ class Disconnected(Exception):
 
 def _which(match: re.Match) -> tuple[int | None, str | None]:
     """Version number and label of a path; None where it has none."""
-    digits = match["version"]
-    if (digits and len(digits.lstrip("0")) > 19) or (digits and int(digits) >= 2**63):
+    if not match["version"]:
+        return None, match["label"]
+    digits = match["version"].lstrip("0") or "0"
+    if len(digits) > 19 or int(digits) >= 2**63:  # 19 digits is what 2**63 has
         raise invalid(f"Failed to convert version: {digits[:40]} to numeric.")
-    return int(digits) if digits else None, match["label"]
+    return int(digits), None
 
 
 def _parse(body: bytes, version: Any) -> tuple[str, json_tensor.Tensors, bool]:

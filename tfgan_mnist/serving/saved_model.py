@@ -5,7 +5,7 @@
 
 import contextlib
 import threading
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -24,8 +24,8 @@ DTYPE_NAMES = {"float32": "float", "float64": "double", "float16": "half"}
 class SavedModel:
     """A loaded version. Its `run` may be called by several threads at a time."""
 
-    def __init__(self, folder: Path):
-        """Loads the SavedModel in `folder`.
+    def __init__(self, folder: Path, on_cpu: bool = False):
+        """Loads the SavedModel in `folder`, for the CPU alone if so wanted.
 
         Raises:
           ValueError, OSError, RuntimeError, tf.errors.OpError: it cannot be loaded.
@@ -33,7 +33,9 @@ class SavedModel:
         loader = tf.compat.v1.saved_model
         # Not the whole memory of a GPU: several models share it.
         config = tf.compat.v1.ConfigProto(
-            gpu_options=tf.compat.v1.GPUOptions(allow_growth=True), allow_soft_placement=True
+            gpu_options=tf.compat.v1.GPUOptions(allow_growth=True),
+            allow_soft_placement=True,
+            device_count={"GPU": 0} if on_cpu else {},
         )
         graph = tf.Graph()
         self._session = tf.compat.v1.Session(graph=graph, config=config)
@@ -112,6 +114,17 @@ def specs(signature: Any) -> dict[str, Spec]:
     return found
 
 
+def check_names(wanted: Mapping[str, Spec], inputs: Mapping[str, Any]) -> None:
+    """Raises RequestError when the inputs' names are not those that a signature wants."""
+    if inputs.keys() != wanted.keys():
+        given, names = inputs.keys(), wanted.keys()
+        raise invalid(
+            f"input size does not match signature: {len(given)}!={len(names)} len({_names(given)})"
+            f" != len({_names(names)}). Sent extra: {_names(given - names)}. "
+            f"Missing but required: {_names(names - given)}."
+        )
+
+
 def check(wanted: dict[str, Spec], inputs: dict[str, np.ndarray]) -> None:
     """Compares inputs with those that a signature wants, by name, type and shape.
 
@@ -120,13 +133,7 @@ def check(wanted: dict[str, Spec], inputs: dict[str, np.ndarray]) -> None:
     Raises:
       RequestError: they differ.
     """
-    if inputs.keys() != wanted.keys():
-        given, names = inputs.keys(), wanted.keys()
-        raise invalid(
-            f"input size does not match signature: {len(given)}!={len(names)} len({_names(given)})"
-            f" != len({_names(names)}). Sent extra: {_names(given - names)}. "
-            f"Missing but required: {_names(names - given)}."
-        )
+    check_names(wanted, inputs)
     for name, spec in wanted.items():
         array = inputs[name]
         if array.dtype != spec.array_dtype:
@@ -155,7 +162,8 @@ def _without_advice() -> Iterator[None]:
 
 
 def _names(names: Iterable[str]) -> str:
-    return "{" + ",".join(sorted(names)) + "}"
+    text = ",".join(sorted(names))
+    return "{" + (text if len(text) <= MAX_MESSAGE else text[:MAX_MESSAGE] + "...") + "}"
 
 
 def _request_error(error: tf.errors.OpError) -> RequestError:

@@ -2,7 +2,7 @@
 
 import argparse
 import dataclasses
-import math
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -12,9 +12,15 @@ from tfgan_mnist.serving import protos
 METRICS_PATH = "/monitoring/prometheus/metrics"
 
 
-def option(default, meaning: str, at_least: float | None = None):
+MAX_PORT = 65535
+
+
+def option(
+    default, meaning: str, at_least: float | None = None, at_most: float = sys.float_info.max
+):
     """A field with its manual."""
-    return dataclasses.field(default=default, metadata={"meaning": meaning, "at_least": at_least})
+    metadata = {"meaning": meaning, "at_least": at_least, "at_most": at_most}
+    return dataclasses.field(default=default, metadata=metadata)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -25,8 +31,10 @@ class Settings:
     model_name: str = option("", "name of the model; empty: that of its folder")
     model_config_file: str = option("", "models, policies and labels; a ModelServerConfig as text")
     host: str = option("127.0.0.1", "address to listen on; 0.0.0.0: all, so everybody can ask")
-    port: int = option(8500, "of gRPC; 0: off", at_least=0)
-    rest_api_port: int = option(8501, "of REST, metrics and page; 0: off", at_least=0)
+    port: int = option(8500, "of gRPC; 0: off", at_least=0, at_most=MAX_PORT)
+    rest_api_port: int = option(
+        8501, "of REST, metrics and page; 0: off", at_least=0, at_most=MAX_PORT
+    )
     rest_api_timeout_in_ms: int = option(30_000, "for a request to arrive, and to run", at_least=1)
     rest_api_max_body_bytes: int = option(8 << 20, "of a request, inflated", at_least=1)
     rest_api_enable_cors_support: bool = option(False, "let pages of other servers ask this one")
@@ -39,8 +47,10 @@ class Settings:
     def __post_init__(self):
         for field in dataclasses.fields(self):
             value, low = getattr(self, field.name), field.metadata["at_least"]
-            if low is not None and not low <= value < math.inf:
-                raise UserError(f"--{field.name}: expected a value >= {low}; received {value}")
+            high = field.metadata["at_most"]
+            if low is not None and not low <= value <= high:
+                bounds = f">= {low}" + (f" and <= {high}" if high == MAX_PORT else "")
+                raise UserError(f"--{field.name}: expected a value {bounds}; received {value}")
         if bool(self.model_base_path) == bool(self.model_config_file):
             raise UserError(
                 "expected --model_base_path=saved_models or --model_config_file=FILE, and not both"
@@ -77,7 +87,7 @@ class ModelConfig:
 class Bounds:
     """How requests are put together, as TensorFlow Serving's BatchingParameters name it."""
 
-    max_batch_size: int = 256  # rows; a request with more is refused
+    max_batch_size: int = 256  # rows; a request with more is refused, without batches too
     # By then a batch starts, full or not. At 0 it never waits: requests gather while others run.
     batch_timeout_micros: int = 0
     max_enqueued_batches: int = 16  # waiting; when as many rows wait, requests are refused

@@ -46,30 +46,38 @@ class Version:
 
     def load(self, bounds: Bounds | None, warm_up: bool) -> None:
         """Loads and warms the version. Ends as AVAILABLE, or as END with `error` set."""
-        self.state, self.seen = State.LOADING, _fingerprint(self.folder)
+        self.state = State.LOADING
         try:
-            self._saved_model = saved_model.SavedModel(self.folder)
+            self.seen = _fingerprint(self.folder)
+            model = self._saved_model = saved_model.SavedModel(self.folder)
             if warm_up:
                 for signature, inputs in protos.read_warmup(self.folder):
                     saved_model.check(self.inputs(signature), inputs)
                     outputs = tuple(sorted(self.signatures[signature].outputs))
-                    self._saved_model.run(signature, inputs, outputs)
+                    model.run(signature, inputs, outputs)
+            for name, definition in model.signatures.items():
+                if definition.inputs:
+
+                    def run(inputs: Tensors, outputs: tuple[str, ...], name=name) -> Tensors:
+                        return model.run(name, inputs, outputs)
+
+                    threads = f"{self.model}-{self.number}-{name}"
+                    self._batchers[name] = Batcher(run, bounds, threads)
         except Exception as error:  # whatever it is, the other versions are served on
-            if self._saved_model:
-                self._saved_model.close()
+            self._unload()
             self.state, self.error = State.END, f"{type(error).__name__}: {error}"[:1000]
             log.error("%s version %d cannot be served: %s", self.model, self.number, self.error)
             return
-        model = self._saved_model
-        for name, definition in model.signatures.items():
-            if definition.inputs:
-
-                def run(inputs: Tensors, outputs: tuple[str, ...], name=name) -> Tensors:
-                    return model.run(name, inputs, outputs)
-
-                self._batchers[name] = Batcher(run, bounds, f"{self.model}-{self.number}-{name}")
         self.state = State.AVAILABLE
         log.info("%s version %d is served", self.model, self.number)
+
+    def _unload(self) -> None:
+        for batcher in self._batchers.values():
+            batcher.close()
+        self._batchers.clear()
+        if self._saved_model:
+            self._saved_model.close()
+            self._saved_model = None
 
     @property
     def signatures(self) -> dict:
@@ -122,12 +130,7 @@ class Version:
                 return
             self.state = State.UNLOADING
             self._unused.wait_for(lambda: self._users == 0)
-        for batcher in self._batchers.values():
-            batcher.close()
-        self._batchers.clear()
-        assert self._saved_model
-        self._saved_model.close()
-        self._saved_model = None
+        self._unload()
         self.state = State.END
         log.info("%s version %d is unloaded", self.model, self.number)
 

@@ -35,5 +35,5 @@ export async function download(canvas, name, scale) {
   link.href = URL.createObjectURL(file);
   link.download = name;
   link.click();
-  URL.revokeObjectURL(link.href);
+  setTimeout(() => URL.revokeObjectURL(link.href), 60_000); // a browser may yet ask where to save
 }

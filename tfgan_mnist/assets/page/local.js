@@ -4,6 +4,7 @@
 
 import { Failure } from "./rest.js";
 
+const RENEWAL_MS = 3_000; // that drawing waits for news of a file that the page has
 const RUNTIME = new URL("vendor/onnxruntime-web/", import.meta.url);
 
 const fetched = new Map(); // URL -> promise of an ArrayBuffer
@@ -17,6 +18,7 @@ export async function prefetch(model) {
 
 /** {latentDim, labelled} of a model; null when there is no ONNX file of that name. */
 export async function describe(model) {
+  await renew(model);
   if ((await bytes(modelUrl(model))) === null) {
     return null;
   }
@@ -42,6 +44,28 @@ export async function predict(model, latents, labels) {
     throw new Failure("A label is none of the model's classes.");
   }
   return nested(Array.from(images.data), images.dims);
+}
+
+/** Asks whether there is a newer file of a model than the page has; without an answer it stays. */
+async function renew(model) {
+  const key = String(modelUrl(model));
+  const old = await fetched.get(key)?.catch(() => null);
+  if (!old) {
+    return;
+  }
+  const found = await download(key, AbortSignal.timeout(RENEWAL_MS)).catch(() => old);
+  if (found === null) {
+    fetched.delete(key);
+  } else if (same(new Uint8Array(found), new Uint8Array(old))) {
+    return;
+  } else {
+    fetched.set(key, Promise.resolve(found));
+  }
+  sessions.delete(model);
+}
+
+function same(some, others) {
+  return some.length === others.length && some.every((value, i) => value === others[i]);
 }
 
 function modelUrl(model) {
@@ -109,8 +133,8 @@ function bytes(url) {
   return fetched.get(key);
 }
 
-async function download(url) {
-  const response = await fetch(url).catch(() => {
+async function download(url, signal) {
+  const response = await fetch(url, { signal }).catch(() => {
     throw unreachable(url);
   });
   if (response.status === 404) {

@@ -44,8 +44,7 @@ export class Server {
   /** The request as a command for a terminal. */
   curl(model, request) {
     const url = new URL(`${path(model)}:predict`, this.base);
-    const quoted = JSON.stringify(request).replaceAll("'", "'\\''");
-    return `curl '${url}' -d '${quoted}'`;
+    return `curl ${quoted(String(url))} -d ${quoted(JSON.stringify(request))}`;
   }
 
   async #fetch(relative, options = {}) {
@@ -80,6 +79,11 @@ export function byLatents(latents, labels) {
   // Nine digits are what a float32 needs; its value as a double would be written with seventeen.
   const rows = latents.map((latent) => Array.from(latent, (value) => Number(value.toPrecision(9))));
   return { inputs: labels ? { latents: rows, labels } : { latents: rows } };
+}
+
+/** A text as one word of a shell's, whatever is in it. */
+function quoted(text) {
+  return `'${text.replaceAll("'", "'\\''")}'`;
 }
 
 function path(model) {
