@@ -140,8 +140,10 @@ def _cell(values: list[float | None]) -> str:
     if len(known) == 1:
         return f"{mean:.4g}"
     error = statistics.stdev(known) / len(known) ** 0.5
+    if not error:
+        return f"{mean:.4g} ± 0"
     # Two digits of the error, and the mean to the same place.
-    digits = max(0, 1 - int(f"{error:e}".partition("e")[2])) if error else 4
+    digits = max(0, 1 - int(f"{error:e}".partition("e")[2]))
     return f"{mean:.{digits}f} ± {error:.{digits}f}"
 
 
