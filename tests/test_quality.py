@@ -344,7 +344,7 @@ def test_runs_made_to_fail_are_told(flags, kind, told_of):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("model", "epochs"), [("gan", 3), ("dcgan", 1), ("cdcgan", 1)])
-def test_nothing_is_told_of_healthy_recipes(model, epochs, told_of):
-    """To their first evaluation, where samples are worst; all of a recipe takes ten minutes."""
-    assert told_of(f"--model={model}", f"--epochs={epochs}") == []
+@pytest.mark.parametrize("model", ["gan", "dcgan", "cdcgan"])
+def test_nothing_is_told_of_the_default_recipes(model, told_of):
+    """All of each, a quarter of an hour on two cores: a shorter one is another recipe."""
+    assert told_of(f"--model={model}") == []
