@@ -11,7 +11,7 @@ from cpp_session import CppSession
 from tensorflow_serving.apis import prediction_log_pb2
 from tiny_models import FACTS, MODELS, NUM_CLASSES, labels_for, passing_through, settings_of, tiny
 
-from tfgan_mnist import checkpoints, cli, export, files, runs
+from tfgan_mnist import checkpoints, cli, config, export, files, runs
 from tfgan_mnist.errors import UserError
 from tfgan_mnist.serving import protos
 
@@ -396,7 +396,7 @@ def test_the_command_exports_a_run(tmp_path, run, capsys):
     assert card["data"]["num_images"] == 64
     assert card["metrics"] == {"fid": 12.5}
     assert str(run.parent) not in json.dumps(card)  # no places of the machine that trained it
-    assert not set(export.PRIVATE) & set(card["config"])
+    assert not set(config.PLACES) & set(card["config"])
 
 
 def test_the_command_refuses_what_is_not_a_run(tmp_path, monkeypatch, capsys):

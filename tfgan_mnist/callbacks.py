@@ -210,10 +210,7 @@ class Pictures(keras.callbacks.Callback):
         paths = sorted(found, key=lambda path: (len(path.name), path.name))
         frames = [images.read(path)[0] for path in paths]
         images.write_gif(self.run / runs.GIF, frames, GIF_MILLISECONDS)
-        log, evaluations = (
-            runs.read_rows(self.run / name) for name in (runs.LOG, runs.EVALUATIONS)
-        )
-        curves.draw(log, evaluations, self.run / runs.CURVES)
+        curves.draw(*runs.read_history(self.run), self.run / runs.CURVES)
 
 
 class ExportSavedModel(keras.callbacks.Callback):

@@ -8,13 +8,13 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from tfgan_mnist import files, report, runs
-from tfgan_mnist.config import Config
+from tfgan_mnist.config import PLACES, Config
 from tfgan_mnist.errors import UserError
 
 TABLE = "comparison.md"
 PICTURE = "comparison.png"
 # What does not make another setting: the seed, and where things are.
-NOT_COMPARED = ("seed", "data_dir", "manual_dir", "run_root", "export_root", "tensorboard")
+NOT_COMPARED = ("seed", *PLACES, "tensorboard")
 # How runs must have been judged for their figures to compare.
 PROTOCOL = ("dataset", "split", "generated", "real", "classifier")
 
@@ -32,8 +32,7 @@ class Judged(NamedTuple):
 def read(run: Path, told: dict[str, Any]) -> Judged:
     """A run's folder, and what stands under "samples" in its metrics.json."""
     settings, _ = runs.read(run)
-    log, evaluations = runs.read_rows(run / runs.LOG), runs.read_rows(run / runs.EVALUATIONS)
-    return Judged(run.resolve().name, settings, told, log, evaluations)
+    return Judged(run.resolve().name, settings, told, *runs.read_history(run))
 
 
 def group(judged: list[Judged]) -> dict[str, list[Judged]]:

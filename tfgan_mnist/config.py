@@ -168,6 +168,9 @@ class Config:
         return self.batch_size * self.discriminator_steps
 
 
+# Settings that say where things are on this machine; they make no other run.
+PLACES = ("data_dir", "manual_dir", "run_root", "export_root")
+
 FIELDS = {field.name: field for field in dataclasses.fields(Config)}
 TYPES = typing.get_type_hints(Config)
 

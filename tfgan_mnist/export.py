@@ -33,7 +33,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from tfgan_mnist import __version__, cli, files, formats, latents, runs
-from tfgan_mnist.config import Config
+from tfgan_mnist.config import PLACES, Config
 from tfgan_mnist.errors import UserError
 from tfgan_mnist.serving import protos
 from tfgan_mnist.serving.settings import versions
@@ -48,9 +48,6 @@ CHECKED_ROWS = 16
 WARMUP_ROWS = 4
 TAKEN = (errno.EEXIST, errno.ENOTEMPTY, errno.ENOTDIR)  # of renaming a folder to a name in use
 TOLERANCE = 1e-5  # of images in [0, 1], between Keras and what was written
-
-# Settings that say where things were on the machine of the training, which is nobody's business.
-PRIVATE = ("data_dir", "manual_dir", "run_root", "export_root")
 
 
 def export(model: "GAN", base_path: str | os.PathLike, card: dict[str, Any] | None = None) -> Path:
@@ -200,7 +197,8 @@ def describe_run(run: Path) -> dict[str, Any]:
     settings, facts = runs.read(run)
     config = dataclasses.asdict(settings)
     card = {
-        "config": {key: value for key, value in config.items() if key not in PRIVATE},
+        # Where things were on the machine of the training is nobody's business.
+        "config": {key: value for key, value in config.items() if key not in PLACES},
         "data": facts._asdict(),
     }
     metrics = run / runs.METRICS

@@ -142,6 +142,11 @@ class CollapseWatch(keras.callbacks.Callback):
         self.run = run
         self.action = action
         self.evaluation = evaluation
+        self.histogram, self.spread = np.zeros(0), math.nan
+        if evaluation is not None:
+            real = evaluation.reference
+            self.histogram = real.histogram
+            self.spread = float(metrics.statistics(real.manifold.features).covariance.trace())
         self.told: str | None = None
         self.rollbacks = 0
 
@@ -152,15 +157,8 @@ class CollapseWatch(keras.callbacks.Callback):
                 return
 
     def on_epoch_end(self, epoch, logs=None):
-        log, evaluations = (
-            runs.read_rows(self.run / name) for name in (runs.LOG, runs.EVALUATIONS)
-        )
-        histogram, spread = np.zeros(0), math.nan
-        if self.evaluation is not None:
-            real = self.evaluation.reference
-            histogram = real.histogram
-            spread = float(metrics.statistics(real.manifold.features).covariance.trace())
-        finding = watch.find(log, evaluations, histogram, spread)
+        log, evaluations = runs.read_history(self.run)
+        finding = watch.find(log, evaluations, self.histogram, self.spread)
         evaluated = bool(evaluations) and evaluations[-1]["epoch"] == epoch + 1
         if finding:
             if evaluated and self.evaluation is not None and self.action == "rollback":

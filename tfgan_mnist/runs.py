@@ -133,6 +133,11 @@ def write_rows(path: Path, rows: list[Row]) -> None:
         partial.write_text(text.getvalue())
 
 
+def read_history(run: Path) -> tuple[list[Row], list[Row]]:
+    """The rows of a run's log.csv, and those of its evaluations.csv."""
+    return read_rows(run / LOG), read_rows(run / EVALUATIONS)
+
+
 def drop_rows_after(run: Path, epoch: int) -> None:
     """Drops the rows of epochs that are to be trained again, or were evaluated but not saved."""
     for name in (LOG, EVALUATIONS):

@@ -19,17 +19,14 @@ if TYPE_CHECKING:
 # A resumed run may be told these anew. All else is what it was, or it would be another run. With
 # more epochs the learning rates' decay is stretched, so that they jump up where the run goes on.
 MAY_CHANGE_ON_RESUME = (
-    "data_dir",
-    "manual_dir",
-    "run_root",
-    "export_root",
+    *config.PLACES,
     "epochs",
     "tensorboard",
     "sync_batch_norm",
     "on_collapse",
 )
 # In these the workers of a run may differ: each reads its own data, and only the chief writes.
-OWN_TO_WORKERS = ("data_dir", "manual_dir", "run_root", "export_root", "tensorboard")
+OWN_TO_WORKERS = (*config.PLACES, "tensorboard")
 
 
 def train(
