@@ -82,15 +82,6 @@ def test_the_one_of_pytorch_does_too(run_python):
     )
 
 
-def test_the_keras_example_is_published_with_xla(monkeypatch):
-    # Other tests make operations deterministic, and Keras then leaves XLA off.
-    from tensorflow.python.framework import config
-
-    monkeypatch.setattr(config, "is_op_determinism_enabled", lambda: False)
-    assert enter("keras_io_cgan", published=True).model.jit_compile
-    assert not enter("keras_io_cgan", published=False).model.jit_compile
-
-
 def test_ours_ends_with_its_recipe_and_pauses_change_nothing():
     recipe = TINY["gan"] | {"epochs": 2, "steps_per_epoch": 2, "batch_size": 16}
     through, paused = (enter("gan", overrides=recipe) for _ in range(2))
