@@ -10,9 +10,9 @@ Departures: the planes are one-hot at every pixel, as its text says (its `repeat
 lays the label as a band of rows instead); the 10,000 test images, which it trains on too, are
 whatever the caller keeps back. The progress bar is off.
 
-published: `compile`'s default, jit_compile="auto". Keras 3.15 takes it for no XLA where there is only
-a CPU, so that both ways are the same there; Keras's first 3.x releases took it for XLA, and still do
-where a GPU is seen. Mended: no XLA anywhere.
+published: `compile`'s default, jit_compile="auto". Keras 3.15 takes it for no XLA where there is
+only a CPU, so that both ways are the same there; the first releases of Keras 3 took it for XLA, as
+they all do where they see a GPU. Mended: no XLA anywhere.
 """
 
 import keras
