@@ -175,7 +175,8 @@ def show(figures: dict) -> None:
         *(f"  {part}: {value:+.2f}" for part, value in figures["outside_ms"].items()),
         f"\n{figures['flop_per_image'] / 1e6:.1f} MFLOP per image in products. "
         f"The bare step does {figures['gflops']:.0f} GFLOP/s,",
-        f"  {figures['of_convolution_ceiling']:.0%} of convolutions' {ceilings['convolution']:.0f}, "
+        f"  {figures['of_convolution_ceiling']:.0%} of convolutions' "
+        f"{ceilings['convolution']:.0f}, "
         f"{figures['of_matmul_ceiling']:.0%} of matrix products' {ceilings['matmul']:.0f}\n",
         sep="\n",
     )
