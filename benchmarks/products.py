@@ -63,7 +63,7 @@ def found_in(graph: tf.Graph) -> list[tuple[str, Product]]:
     """
     graphs = [graph, *(function.graph for function in graph._functions.values())]
     found = []
-    for operation in [operation for each in graphs for operation in each.get_operations()]:
+    for operation in [operation for each in graphs for operation in executed(each)]:
         if operation.type not in KINDS:
             continue
         # Sizes of the result come as an input, the first for an input's gradient.
@@ -79,6 +79,22 @@ def found_in(graph: tf.Graph) -> list[tuple[str, Product]]:
         dtype = operation.inputs[1 if sizes == 0 else 0].dtype.name
         found.append((operation.name, Product(operation.type, shapes, attributes, dtype)))
     return found
+
+
+def executed(graph: tf.Graph) -> list[tf.Operation]:
+    """The operations of a traced function that its results or effects depend on.
+
+    Gradients are traced for all inputs of an operation, and TensorFlow drops what nobody asks for.
+    """
+    left = [tensor.op for tensor in graph.outputs] + list(graph.control_outputs)
+    needed = set(left)
+    while left:
+        operation = left.pop()
+        for before in [*(tensor.op for tensor in operation.inputs), *operation.control_inputs]:
+            if before not in needed:
+                needed.add(before)
+                left.append(before)
+    return [operation for operation in graph.get_operations() if operation in needed]
 
 
 def seconds(product: Product) -> float:

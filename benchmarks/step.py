@@ -20,6 +20,7 @@ figures.
 
 import argparse
 import json
+import math
 import statistics
 import sys
 
@@ -101,10 +102,10 @@ def evaluate(facts: dict, reports: dict, layers: dict) -> dict:
         key: [value for told in everything for value in told.get(key, [])]
         for key in ("epoch_end", "evaluation", "matmul", "convolution")
     }
-    # At the end of an epoch, shared out over its steps.
+    # At the end of an epoch, shared out over its steps; NaN when no epoch ended.
     full = facts[TRAIN]["steps_per_epoch"]
-    evaluation = 1e3 * statistics.median(notes["evaluation"] or [0]) / full
-    epoch_end = 1e3 * statistics.median(notes["epoch_end"] or [0]) / full
+    evaluation = 1e3 * statistics.median(notes["evaluation"] or [math.nan]) / full
+    epoch_end = 1e3 * statistics.median(notes["epoch_end"] or [math.nan]) / full
     median = {name: quartiles(of)[1] for name, of in steps.items()}
     with_callbacks = median[TRAIN] + epoch_end
 

@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from benchmarks import contestants
+from benchmarks import contestants, entrants, mirror
 from benchmarks.contestants.pacing import Paced
 
 IMAGES, BATCH = 256, 8
@@ -68,7 +68,10 @@ def test_a_contestant_trains_for_a_while_and_goes_on(name):
 
 
 @pytest.mark.skipif(not importlib.util.find_spec("torch"), reason="needs PyTorch")
-def test_the_one_of_pytorch_does_too(run_python):
+def test_the_one_of_pytorch_does_too_and_our_networks_have_a_mirror(run_python):
+    networks = entrants.our_networks()
+    layers = [mirror.describe(network) for network in networks]
+    counts = [network.count_params() for network in networks]
     # In one process with TensorFlow, importing PyTorch crashes.
     run_python(
         f"""
@@ -76,9 +79,48 @@ def test_the_one_of_pytorch_does_too(run_python):
         sys.path[:0] = {[str(Path(__file__).parents[1]), str(Path(__file__).parent)]}
         import test_benchmarks
         test_benchmarks.expect_contestant("pytorch_dcgan")
+
+        from benchmarks import mirror
+        from benchmarks.contestants.pytorch_dcgan import count
+        import torch
+        generator, discriminator = map(mirror.in_torch, {layers})
+        assert [count(generator), count(discriminator)] == {counts}
+        assert generator(torch.zeros(2, {layers[0][0]["inputs"]})).shape == (2, 1, 28, 28)
+        assert discriminator(torch.zeros(2, 1, 28, 28)).shape == (2, 1)
         assert "tensorflow" not in sys.modules
         """
     )
+
+
+def test_products_of_a_step_are_found_and_counted():
+    import keras
+    import tensorflow as tf
+
+    from benchmarks import products
+
+    convolution = keras.layers.Conv2D(3, 4, strides=2, padding="same", use_bias=False)
+    dense = keras.layers.Dense(5, use_bias=False)
+
+    @tf.function
+    def step(images):
+        with tf.GradientTape() as tape:
+            tape.watch(images)
+            maps = convolution(images)  # (2, 4, 4, 3)
+            loss = tf.reduce_sum(dense(tf.reshape(maps, [2, 48])) ** 2)
+        # The kernel of the dense layer is left out: its gradient is traced, but not computed.
+        return tape.gradient(loss, [images, convolution.kernel.value])
+
+    images = tf.ones([2, 8, 8, 1])
+    step(images)
+    found = products.found_in(step.get_concrete_function(images).graph)
+    by_kind = {kind: [p for _, p in found if p.kind == kind] for kind in products.KINDS}
+    assert [len(of) for of in by_kind.values()] == [2, 1, 1, 1]
+    assert {p.flops for p in by_kind["MatMul"]} == {2 * 2 * 48 * 5}
+    for kind in products.KINDS[1:]:
+        (product,) = by_kind[kind]
+        assert product.flops == 2 * (2 * 4 * 4) * (4 * 4 * 1 * 3)
+        assert str(product) == "8x8x1 ~ 4x4x3, 4x4"
+        assert products.seconds(product) > 0
 
 
 def test_ours_ends_with_its_recipe_and_pauses_change_nothing():
