@@ -29,6 +29,16 @@ TINY = {
 }
 
 
+@pytest.fixture(autouse=True)
+def _eagerly():
+    # A few steps of so many loops take less time than tracing them.
+    import tensorflow as tf
+
+    tf.config.run_functions_eagerly(True)
+    yield
+    tf.config.run_functions_eagerly(False)
+
+
 def digits():
     random = np.random.default_rng(0)
     return random.integers(0, 256, (IMAGES, 28, 28, 1), np.uint8), np.arange(IMAGES) % 10
