@@ -59,6 +59,8 @@ setup(
         "tensorflow-datasets>=4.9.10",
     ],
     extras_require={
+        # One of the peers that benchmarks/ measures ours against.
+        "benchmarks": ["torch"],
         # The other formats of `python -m tfgan_mnist.export`.
         "litert": LITERT,
         "onnx": ONNX,

@@ -1,0 +1,60 @@
+"""Where figures are kept: a line of JSON for each run of a benchmark, with what it was run on."""
+
+import datetime
+import importlib.metadata
+import json
+import os
+import platform
+from pathlib import Path
+from typing import Any
+
+RESULTS = Path(__file__).parent / "results"
+PACKAGES = ("tensorflow", "keras", "numpy", "torch")
+
+
+def machine() -> dict[str, Any]:
+    """Processor, cores that may be used, memory, and versions of what is installed."""
+    processor, flags = platform.processor(), ""
+    for line in Path("/proc/cpuinfo").read_text().splitlines():
+        if line.startswith("model name"):
+            processor = line.split(":", 1)[1].strip()
+        elif line.startswith("flags"):
+            flags = line
+    versions = {"python": platform.python_version()}
+    for package in PACKAGES:
+        try:
+            versions[package] = importlib.metadata.version(package)
+        except importlib.metadata.PackageNotFoundError:
+            continue
+    return {
+        "processor": processor,
+        "bfloat16": "avx512_bf16" in flags or "amx_bf16" in flags,
+        "cores": len(os.sched_getaffinity(0)),
+        "memory_gb": round(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30, 1),
+        "load": os.getloadavg()[0],
+        "versions": versions,
+        "settings": {k: v for k, v in os.environ.items() if k.startswith(("TF_", "OMP_"))},
+    }
+
+
+def append(name: str, figures: dict[str, Any]) -> Path:
+    """Adds a line to results/<name>.jsonl; the file's path."""
+    RESULTS.mkdir(exist_ok=True)
+    path = RESULTS / f"{name}.jsonl"
+    now = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
+    with open(path, "a") as stream:
+        stream.write(json.dumps({"date": now, "machine": machine()} | figures) + "\n")
+    return path
+
+
+def table(rows: list[tuple], heads: tuple[str, ...]) -> str:
+    """Rows as Markdown: the first column to the left, the others to the right."""
+    cells = [heads, *(tuple(map(str, row)) for row in rows)]
+    widths = [max(len(row[i]) for row in cells) for i in range(len(heads))]
+
+    def line(row) -> str:
+        aligned = [row[0].ljust(widths[0]), *(c.rjust(w) for c, w in zip(row[1:], widths[1:]))]
+        return f"| {' | '.join(aligned)} |"
+
+    rule = f"|{'|'.join('-' * (width + 2) for width in widths)}|"
+    return "\n".join([line(heads), rule, *map(line, cells[1:])])

@@ -1,0 +1,171 @@
+"""The contestants of the benchmarks: they are what was published, they learn, and can be paused."""
+
+import importlib.util
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from benchmarks import contestants, entrants, mirror
+from benchmarks.contestants.pacing import Paced
+
+IMAGES, BATCH = 256, 8
+# Of the generator and the discriminator, batch norm's statistics included, as the peers' own
+# summaries state them; PyTorch's is a scaled one, counted from its layers by hand.
+PARAMETERS = {
+    "keras_io_cgan": (1_491_215, 80_385),
+    "tf_dcgan": (2_330_944, 212_865),
+    "tf_gan": (13_307_265, 6_560_961),
+    "pytorch_dcgan": (
+        100 * 128 * 49 + 4 * 128 + 128 * 64 * 16 + 4 * 64 + 64 * 16,
+        64 * 16 + 64 * 128 * 16 + 4 * 128 + 128 * 49,
+    ),
+}
+TINY = {
+    "gan": {"g_hidden_widths": (8,), "d_hidden_widths": (4,)},
+    "dcgan": {"width": 2},
+    "cdcgan": {"width": 2},
+}
+
+
+@pytest.fixture(autouse=True)
+def _eagerly():
+    # A few steps of so many loops take less time than tracing them.
+    import tensorflow as tf
+
+    tf.config.run_functions_eagerly(True)
+    yield
+    tf.config.run_functions_eagerly(False)
+
+
+def digits():
+    random = np.random.default_rng(0)
+    return random.integers(0, 256, (IMAGES, 28, 28, 1), np.uint8), np.arange(IMAGES) % 10
+
+
+def expect_contestant(name):
+    kind, options = contestants.load(name), {}
+    if name in TINY:
+        options = {"overrides": TINY[name] | {"batch_size": BATCH}}
+    else:
+        kind = type(name, (kind,), {"batch_size": BATCH})
+    entered = kind(*digits(), seed=0, published=False, **options)
+    if name in PARAMETERS:
+        assert entered.parameters() == PARAMETERS[name]
+    before, labels = entered.sample(3, seed=1)
+    assert before.shape == (3, 28, 28, 1) and before.dtype == np.uint8
+    conditional = name in ("keras_io_cgan", "cdcgan")
+    assert (labels.tolist() == [0, 1, 2]) if conditional else labels is None
+
+    start = time.perf_counter()
+    assert entered.train(0)[0] == BATCH
+    images, seconds = entered.train(0)
+    assert images == 2 * BATCH
+    assert 0 < seconds < time.perf_counter() - start
+    after, _ = entered.sample(3, seed=1)
+    again, _ = entered.sample(3, seed=1)
+    assert np.array_equal(after, again)
+    assert not np.array_equal(before, after)
+    entered.close()
+
+
+@pytest.mark.parametrize(
+    "name", [name for name in contestants.CONTESTANTS if name != "pytorch_dcgan"]
+)
+def test_a_contestant_trains_for_a_while_and_goes_on(name):
+    expect_contestant(name)
+
+
+@pytest.mark.skipif(not importlib.util.find_spec("torch"), reason="needs PyTorch")
+def test_the_one_of_pytorch_does_too_and_our_networks_have_a_mirror(run_python):
+    networks = entrants.our_networks()
+    layers = [mirror.describe(network) for network in networks]
+    counts = [network.count_params() for network in networks]
+    # In one process with TensorFlow, importing PyTorch crashes.
+    run_python(
+        f"""
+        import sys
+        sys.path[:0] = {[str(Path(__file__).parents[1]), str(Path(__file__).parent)]}
+        import test_benchmarks
+        test_benchmarks.expect_contestant("pytorch_dcgan")
+
+        from benchmarks import mirror
+        from benchmarks.contestants.pytorch_dcgan import count
+        import torch
+        generator, discriminator = map(mirror.in_torch, {layers})
+        assert [count(generator), count(discriminator)] == {counts}
+        assert generator(torch.zeros(2, {layers[0][0]["inputs"]})).shape == (2, 1, 28, 28)
+        assert discriminator(torch.zeros(2, 1, 28, 28)).shape == (2, 1)
+        assert "tensorflow" not in sys.modules
+        """
+    )
+
+
+def test_products_of_a_step_are_found_and_counted():
+    import keras
+    import tensorflow as tf
+
+    from benchmarks import products
+
+    convolution = keras.layers.Conv2D(3, 4, strides=2, padding="same", use_bias=False)
+    dense = keras.layers.Dense(5, use_bias=False)
+
+    @tf.function
+    def step(images):
+        with tf.GradientTape() as tape:
+            tape.watch(images)
+            maps = convolution(images)  # (2, 4, 4, 3)
+            loss = tf.reduce_sum(dense(tf.reshape(maps, [2, 48])) ** 2)
+        # The kernel of the dense layer is left out: its gradient is traced, but not computed.
+        return tape.gradient(loss, [images, convolution.kernel.value])
+
+    images = tf.ones([2, 8, 8, 1])
+    step(images)
+    found = products.found_in(step.get_concrete_function(images).graph)
+    by_kind = {kind: [p for _, p in found if p.kind == kind] for kind in products.KINDS}
+    assert [len(of) for of in by_kind.values()] == [2, 1, 1, 1]
+    assert {p.flops for p in by_kind["MatMul"]} == {2 * 2 * 48 * 5}
+    for kind in products.KINDS[1:]:
+        (product,) = by_kind[kind]
+        assert product.flops == 2 * (2 * 4 * 4) * (4 * 4 * 1 * 3)
+        assert str(product) == "8x8x1 ~ 4x4x3, 4x4"
+        assert products.seconds(product) > 0
+
+
+def test_ours_ends_with_its_recipe_and_pauses_change_nothing():
+    recipe = TINY["gan"] | {"epochs": 2, "steps_per_epoch": 2, "batch_size": 16}
+    through, paused = (
+        contestants.load("gan")(*digits(), seed=0, overrides=recipe) for _ in range(2)
+    )
+    assert through.train(1000)[0] == 2 * 2 * 16
+    for images in (16, 32, 48, 64, 64):
+        assert paused.train(0)[0] == images
+        paused.sample(2, seed=0)
+    for one, other in zip(through.model.weights, paused.model.weights):
+        assert np.array_equal(one, other)
+
+
+def test_time_between_two_turns_does_not_count():
+    class Idle(Paced):
+        def run(self, tick):
+            while True:
+                tick(1)
+
+    idle = Idle()
+    idle.train(0)
+    time.sleep(0.2)
+    assert idle.train(0)[1] < 0.2
+    idle.close()
+
+
+def test_a_failure_is_passed_on():
+    class Failing(Paced):
+        def run(self, tick):
+            tick(1)
+            raise ArithmeticError("NaN")
+
+    failing = Failing()
+    assert failing.train(0)[0] == 1
+    with pytest.raises(ArithmeticError):
+        failing.train(1)
