@@ -6,6 +6,7 @@ from tfgan_mnist.config import Config
 from tfgan_mnist.models.cdcgan import CDCGAN
 from tfgan_mnist.models.dcgan import DCGAN
 from tfgan_mnist.models.gan import GAN
+from tfgan_mnist.models.layers import Adam
 
 __all__ = ["CDCGAN", "DCGAN", "GAN", "build"]
 
@@ -50,7 +51,7 @@ def _adam(config: Config, learning_rate: float, steps: int, ema: float = 0.0):
         learning_rate = keras.optimizers.schedules.CosineDecay(
             learning_rate, decay_steps=steps, alpha=config.final_learning_rate
         )
-    return keras.optimizers.Adam(
+    return Adam(
         learning_rate,
         beta_1=config.beta_1,
         beta_2=config.beta_2,

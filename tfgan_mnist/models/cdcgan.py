@@ -14,7 +14,8 @@ from keras import layers, ops
 
 from tfgan_mnist.config import Config
 from tfgan_mnist.models import dcgan
-from tfgan_mnist.models.gan import Verdict, normalised
+from tfgan_mnist.models.gan import Verdict
+from tfgan_mnist.models.layers import normalised
 
 
 def label_vector(labels, num_classes: int, embedding_dim: int):

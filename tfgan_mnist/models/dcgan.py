@@ -13,7 +13,14 @@ import keras
 from keras import layers
 
 from tfgan_mnist.config import Config
-from tfgan_mnist.models.gan import GAN, Dropout, normalised, synchronises
+from tfgan_mnist.models.gan import GAN, synchronises
+from tfgan_mnist.models.layers import (
+    BatchNormalization,
+    Conv2D,
+    Conv2DTranspose,
+    Dropout,
+    normalised,
+)
 
 
 def sides(image_shape: Sequence[int]) -> list[int]:
@@ -82,16 +89,16 @@ def convolutional_generator(
     # "Project and reshape": the paper's first layer, a matrix product and no hidden dense layer.
     x = layers.Dense(coarsest * coarsest * channels, use_bias=False, **kernel())(x)
     x = layers.Reshape((coarsest, coarsest, channels))(x)  # (B, 3, 3, 192)
-    x = layers.BatchNormalization(synchronized=sync_batch_norm)(x)
+    x = BatchNormalization(synchronized=sync_batch_norm)(x)
     x = layers.ReLU()(x)
     for coarse, fine in itertools.pairwise([coarsest, *finer[:-1]]):
         channels //= 2
-        x = layers.Conv2DTranspose(
+        x = Conv2DTranspose(
             channels, **doubling(coarse, fine, kernel_size), use_bias=False, **kernel()
         )(x)  # (B, 7, 7, 96), then (B, 14, 14, 48)
-        x = layers.BatchNormalization(synchronized=sync_batch_norm)(x)
+        x = BatchNormalization(synchronized=sync_batch_norm)(x)
         x = layers.ReLU()(x)
-    x = layers.Conv2DTranspose(
+    x = Conv2DTranspose(
         image_shape[-1], **doubling(finer[-1] // 2, finer[-1], kernel_size), **kernel()
     )(x)  # (B, 28, 28, 1)
     images = layers.Activation("tanh", dtype="float32", name="images")(x)
@@ -121,7 +128,7 @@ def convolutional_features(
     path = sides(image_shape)
     for level, (coarse, fine) in enumerate(reversed(list(itertools.pairwise(path)))):
         normalise = batch_norm and level > 0
-        convolution = layers.Conv2D(
+        convolution = Conv2D(
             width * 2**level,
             **doubling(coarse, fine, kernel_size),
             use_bias=not normalise,
@@ -129,7 +136,7 @@ def convolutional_features(
         )
         x = normalised(convolution, spectral_norm)(x)  # (B, 14, 14, 48), then 7x7x96, 3x3x192
         if normalise:
-            x = layers.BatchNormalization(synchronized=sync_batch_norm)(x)
+            x = BatchNormalization(synchronized=sync_batch_norm)(x)
         x = layers.LeakyReLU(0.2)(x)
         if dropout:
             x = Dropout(dropout)(x)

@@ -15,6 +15,7 @@ from keras import layers
 from tfgan_mnist import latents as latent_space
 from tfgan_mnist import losses
 from tfgan_mnist.config import Config, resolve
+from tfgan_mnist.models.layers import Adam, BatchNormalization, Dropout, normalised
 
 SAMPLE_BATCH = 500  # images per call in `sample`; 500 of 28x28 keep activations under 100 MB
 
@@ -36,7 +37,7 @@ def mlp_generator(
         x = layers.Dense(width, use_bias=not batch_norm)(x)
         if batch_norm:
             # A ReLU and a Dense follow: no scale.
-            x = layers.BatchNormalization(scale=False, synchronized=sync_batch_norm)(x)
+            x = BatchNormalization(scale=False, synchronized=sync_batch_norm)(x)
         x = layers.ReLU()(x)
     x = layers.Dense(int(np.prod(image_shape)))(x)
     x = layers.Reshape(tuple(image_shape))(x)
@@ -62,33 +63,12 @@ def mlp_discriminator(
     for width in hidden_widths:
         x = normalised(layers.Dense(width, use_bias=not batch_norm), spectral_norm)(x)
         if batch_norm:
-            x = layers.BatchNormalization(synchronized=sync_batch_norm)(x)
+            x = BatchNormalization(synchronized=sync_batch_norm)(x)
         x = layers.LeakyReLU(0.2)(x)
         if dropout:
             x = Dropout(dropout)(x)
     logits = normalised(layers.Dense(1, dtype="float32"), spectral_norm, name="logits")(x)
     return keras.Model(images, logits, name="discriminator")
-
-
-def normalised(layer: keras.Layer, spectral_norm: bool, name: str | None = None) -> keras.Layer:
-    """`layer`, under spectral normalisation when asked (Miyato et al. 2018, arXiv:1802.05957).
-
-    Keras's wrapper projects: it writes the divided kernel back into the layer at every training
-    call, those of G's update among them, where the paper divides on the fly and trains the
-    undivided kernel. Such layers compute in float32 whatever the policy: the kernel that is written
-    back would be rounded to half precision at every step, and small updates would vanish.
-
-    Args:
-      layer: not built yet.
-      spectral_norm: whether to wrap it.
-      name: of the result.
-    """
-    if spectral_norm:
-        layer.dtype_policy = keras.DTypePolicy("float32")
-        return layers.SpectralNormalization(layer, name=name, dtype="float32")
-    if name:
-        layer.name = name
-    return layer
 
 
 def synchronises(settings: Config) -> bool:
@@ -97,24 +77,6 @@ def synchronises(settings: Config) -> bool:
     With one replica it would only be slower: two more passes over the activations.
     """
     return settings.sync_batch_norm and tf.distribute.get_strategy().num_replicas_in_sync > 1
-
-
-@keras.saving.register_keras_serializable("tfgan_mnist")
-class Dropout(layers.Dropout):
-    """Keras's, except that each replica drops what one device would have dropped of its images.
-
-    Keras's own drops the same units on every replica, whose images then share their noise.
-    """
-
-    def call(self, inputs, training=False):
-        context = tf.distribute.get_replica_context()  # None while a network is being built
-        if not training or context is None or context.num_replicas_in_sync == 1:
-            return super().call(inputs, training=training)
-        num = tf.shape(inputs)[0]
-        everybody = tf.concat([[num * context.num_replicas_in_sync], tf.shape(inputs)[1:]], axis=0)
-        kept = super().call(tf.ones(everybody, inputs.dtype), training=True)
-        first = num * context.replica_id_in_sync_group
-        return inputs * kept[first : first + num]
 
 
 class RunningMeans(keras.metrics.Metric):
@@ -329,8 +291,8 @@ class GAN(keras.Model):
         self.gradient_penalty = gradient_penalty
         settings = resolve({"model": self.recipe})
         betas = {"beta_1": settings.beta_1, "beta_2": settings.beta_2}
-        d_optimizer = d_optimizer or keras.optimizers.Adam(settings.d_learning_rate, **betas)
-        g_optimizer = g_optimizer or keras.optimizers.Adam(settings.g_learning_rate, **betas)
+        d_optimizer = d_optimizer or Adam(settings.d_learning_rate, **betas)
+        g_optimizer = g_optimizer or Adam(settings.g_learning_rate, **betas)
         self.d_optimizer = self._prepare(d_optimizer, self.discriminator)
         self.g_optimizer = self._prepare(g_optimizer, self.generator)
         self.means = RunningMeans(self.log_keys)

@@ -1,0 +1,115 @@
+"""One trial of a recipe: trains it, judges it after every epoch, and keeps what was found.
+
+    python -m benchmarks.search --model=dcgan --epochs=2 --latent_dim=32 --why="fewer latents"
+
+Takes every flag of the train command; those that differ from the model's recipe are the setting.
+Each evaluation appends a line to benchmarks/results/search.jsonl. Samples are judged against the
+5,000 held-out training images, as training itself does it: the test images have no part in the
+choice of a recipe.
+
+A trial is told by its step's cost on a machine with nothing else to do: "seconds" is the number of
+steps times the 20th percentile of the time of a step, so that trials can be compared that ran
+beside other work, of which "wall" tells.
+"""
+
+import dataclasses
+import json
+import time
+from datetime import date
+from pathlib import Path
+
+import numpy as np
+
+from tfgan_mnist import cli, config
+
+RESULTS = Path(__file__).parent / "results" / "search.jsonl"
+TOLD = ("fid", "precision", "recall", "density", "coverage", "classes_covered", "label_accuracy")
+
+
+def trial(settings: config.Config, why: str) -> None:
+    """Trains as configured and appends a line after each epoch."""
+    cli.start_tensorflow()
+    import keras
+
+    from tfgan_mnist import classifier, data, models, quality, runtime
+
+    runtime.settle(settings.seed, settings.precision)
+    digits = data.load(settings.dataset)
+    training, held_out = data.hold_out(digits.train, quality.num_held_out(len(digits.train.images)))
+    judge = classifier.load(settings.dataset, digits.train.images.shape[1:])
+    full_pass = data.steps_per_epoch(training, settings.images_per_step)
+    settings = dataclasses.replace(settings, steps_per_epoch=settings.steps_per_epoch or full_pass)
+    model = models.build(settings, digits.train.images.shape[1:], digits.num_classes)
+    evaluation = quality.Evaluation(Path("."), judge, held_out, every=1, last_epoch=settings.epochs)
+    evaluation.set_model(model)
+    steps: list[float] = []
+
+    class Times(keras.callbacks.Callback):
+        def on_train_batch_begin(self, batch, logs=None):
+            self.begun = time.perf_counter()
+
+        def on_train_batch_end(self, batch, logs=None):
+            steps.append(time.perf_counter() - self.begun)
+
+        def on_epoch_end(self, epoch, logs=None):
+            found = evaluation.evaluate()
+            line = {
+                "date": date.today().isoformat(),
+                "model": settings.model,
+                "setting": setting(settings),
+                "why": why,
+                "seed": settings.seed,
+                "epoch": epoch + 1,
+                "steps": len(steps),
+                "seconds": round(len(steps) * float(np.quantile(steps, 0.2)), 1),
+                "wall": round(sum(steps), 1),
+                **{key: round(found[key], 4) for key in TOLD if key in found},
+                **{key: round(float(value), 3) for key, value in (logs or {}).items()},
+            }
+            print(line, flush=True)
+            RESULTS.parent.mkdir(exist_ok=True)
+            with RESULTS.open("a") as file:
+                file.write(json.dumps(line) + "\n")
+
+    model.fit(
+        data.batches(
+            training,
+            settings.images_per_step,
+            settings.seed,
+            parts=settings.discriminator_steps,
+        ),
+        epochs=settings.epochs,
+        steps_per_epoch=settings.steps_per_epoch,
+        shuffle=False,
+        callbacks=[Times()],
+        verbose=0,
+    )
+
+
+def setting(settings: config.Config) -> dict:
+    """What differs from the model's recipe and is not told otherwise."""
+    recipe = config.resolve({"model": settings.model})
+    told = {"seed", "steps_per_epoch", *config.PLACES}
+    return {
+        key: value
+        for key, value in dataclasses.asdict(settings).items()
+        if key not in told and getattr(recipe, key) != value
+    }
+
+
+def main(arguments) -> None:
+    """Turns flags into a trial."""
+    trial(config.resolve(config.explicit_flags(arguments), arguments.config), arguments.why)
+
+
+def parser() -> cli.Parser:
+    """Those of the configuration, and why it is tried."""
+    parser = cli.Parser("search", __doc__)
+    parser.add_argument("--config", metavar="FILE", help="TOML file with some of the values below")
+    parser.add_argument("--why", default="", help="what the trial is to show")
+    config.add_flags(parser)
+    return parser
+
+
+if __name__ == "__main__":
+    cli.run(main, parser())
