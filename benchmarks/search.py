@@ -13,16 +13,14 @@ beside other work, of which "wall" tells.
 """
 
 import dataclasses
-import json
 import time
-from datetime import date
 from pathlib import Path
 
 import numpy as np
 
+from benchmarks import records
 from tfgan_mnist import cli, config
 
-RESULTS = Path(__file__).parent / "results" / "search.jsonl"
 TOLD = ("fid", "precision", "recall", "density", "coverage", "classes_covered", "label_accuracy")
 
 
@@ -54,7 +52,6 @@ def trial(settings: config.Config, why: str) -> None:
         def on_epoch_end(self, epoch, logs=None):
             found = evaluation.evaluate()
             line = {
-                "date": date.today().isoformat(),
                 "model": settings.model,
                 "setting": setting(settings),
                 "why": why,
@@ -67,9 +64,7 @@ def trial(settings: config.Config, why: str) -> None:
                 **{key: round(float(value), 3) for key, value in (logs or {}).items()},
             }
             print(line, flush=True)
-            RESULTS.parent.mkdir(exist_ok=True)
-            with RESULTS.open("a") as file:
-                file.write(json.dumps(line) + "\n")
+            records.append("search", line)
 
     model.fit(
         data.batches(

@@ -20,19 +20,16 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Iterable
-from datetime import date
-from importlib import metadata
 from pathlib import Path
 
 import numpy as np
 
-from benchmarks import contestants, machine
+from benchmarks import contestants, records
 from benchmarks.contestants import CONTESTANTS, OURS
 from tfgan_mnist import cli
 
-RESULTS = Path(__file__).parent / "results"
-LOG = RESULTS / "time_to_quality.jsonl"
-PLOT = RESULTS / "time_to_quality.png"
+LOG = records.RESULTS / "time_to_quality.jsonl"
+PLOT = records.RESULTS / "time_to_quality.png"
 NUM = 10_000  # samples at each mark
 MARKS = (60, 120, 300, 600)  # seconds of training
 SEEDS = (0, 1, 2)
@@ -77,13 +74,6 @@ def score(name: str, seed: int, marks: tuple[int, ...], folder: Path, digits) ->
                 )
         rows.append(
             {
-                "date": date.today().isoformat(),
-                "machine": machine.describe(),
-                "versions": {
-                    each.metadata["Name"]: each.version
-                    for each in metadata.distributions()
-                    if each.metadata["Name"] in ("tensorflow", "keras", "torch")
-                },
                 "contestant": name,
                 "seed": seed,
                 "mark": mark,
@@ -106,7 +96,6 @@ def contest(names: Iterable[str], seeds: Iterable[int], marks: tuple[int, ...]) 
     from tfgan_mnist import data
 
     digits = data.load("mnist")
-    RESULTS.mkdir(exist_ok=True)
     done = {(row["contestant"], row["seed"], row["mark"]) for row in read()}
     for seed in seeds:
         for name in names:
@@ -120,8 +109,8 @@ def contest(names: Iterable[str], seeds: Iterable[int], marks: tuple[int, ...]) 
                 command += ["--seeds", str(seed), "--marks", *map(str, marks), "--folder", folder]
                 subprocess.run(command, check=True)
                 rows = score(name, seed, marks, folder, digits)
-            with LOG.open("a") as file:
-                file.writelines(json.dumps(row) + "\n" for row in rows)
+            for row in rows:
+                records.append(LOG.stem, row)
             print(f"{name}, seed {seed}: FID " + ", ".join(f"{row['fid']:.2f}" for row in rows))
 
 
