@@ -181,7 +181,9 @@ class Adam(keras.optimizers.Adam):
 
     def update_step(self, gradient, variable, learning_rate):
         replicas = tf.distribute.get_strategy().num_replicas_in_sync
-        if self.amsgrad or replicas > 1 or variable.dtype != tf.float32:
+        # Of an embedding there are only the rows that were looked up.
+        sparse = isinstance(gradient, tf.IndexedSlices)
+        if self.amsgrad or sparse or replicas > 1 or variable.dtype != tf.float32:
             super().update_step(gradient, variable, learning_rate)
             return
         index = self._get_variable_index(variable)
