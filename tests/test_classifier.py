@@ -357,8 +357,8 @@ def test_the_command_makes_what_load_finds(tiny, tmp_path, capsys):
     ("arguments", "message"),
     [
         ({"dataset": "stacked_mnist"}, "read by mnist's classifier"),
-        ({"seed": -1}, "--seed: expected 0 or more; received -1"),
-        ({"image_size": 4}, "--image_size: expected 8 or more; received 4"),
+        ({"seed": -1}, "--seed: expected 0 to 2147483647; received -1"),
+        ({"image_size": 4}, "--image_size: expected 8 to 1,024; received 4"),
     ],
 )
 def test_what_the_command_refuses(arguments, message):

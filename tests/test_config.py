@@ -147,7 +147,7 @@ def test_a_missing_or_binary_file_is_refused(tmp_path):
     with pytest.raises(UserError, match="cannot read .*nothing.toml: No such file"):
         resolve({}, str(tmp_path / "nothing.toml"))
     (tmp_path / "binary.toml").write_bytes(b"\xff\xfe\x00")
-    with pytest.raises(UserError, match="is not valid TOML"):
+    with pytest.raises(UserError, match="binary.toml: expected text in UTF-8"):
         resolve({}, str(tmp_path / "binary.toml"))
 
 

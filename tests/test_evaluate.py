@@ -389,5 +389,5 @@ def test_an_export_that_does_not_tell_its_data(command, tmp_path):
     card = json.loads((version / export.CARD).read_text())
     del card["config"]
     (version / export.CARD).write_text(json.dumps(card))
-    with pytest.raises(UserError, match=r"config.dataset \(or give --dataset\).*KeyError"):
+    with pytest.raises(UserError, match=r"config.dataset; received ''. Give --dataset"):
         command(f"--saved_model={version}", f"--num={FEWEST}")

@@ -122,7 +122,7 @@ def test_an_update_touches_one_network_only(name):
         fakes = model.generate(latents, labels, training=True)
 
     g, d = values(model.generator.variables), values(model.discriminator.trainable_variables)
-    model._update_discriminator(images, fakes, labels, 0)
+    model._update_discriminator(images, fakes, labels, 0, model._written_in_passes())
     assert not changed(g, values(model.generator.variables))
     assert changed(d, values(model.discriminator.trainable_variables))
 

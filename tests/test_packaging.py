@@ -20,11 +20,12 @@ PACKAGE = ROOT / "tfgan_mnist"
 ROWS = (
     "errors files cli config images latents losses metrics report runs curves comparison watch "
     "cluster",
-    "serving.errors serving.protos serving.settings serving.saved_model serving.batching serving",
+    "serving.errors serving.protos serving.settings serving.operations serving.saved_model "
+    "serving.batching serving",
     "serving.versions serving.json_tensor serving.metrics serving.page serving.describe",
     "serving.rest serving.http serving.grpc serving.server",
     "distribution data runtime classifier",
-    "models.layers models.gan models.dcgan models.cdcgan models __init__",
+    "models.layers models.guard models.gan models.dcgan models.cdcgan models __init__",
     # An exporter is a noun that the callback calls, and a verb.
     "scoring formats checkpoints export callbacks quality",
     "generate evaluate serve train_classifier",

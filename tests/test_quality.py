@@ -4,6 +4,7 @@ import csv
 import functools
 import json
 import math
+import types
 
 import checkpoint_values
 import numpy as np
@@ -270,29 +271,81 @@ def test_a_damaged_best_checkpoint_is_not_rolled_back_to(run_train, tmp_path):
 
 
 @pytest.mark.parametrize("action", ["warn", "stop"])
-def test_values_that_are_not_finite_end_training_at_once(action, run_train):
-    with pytest.raises(UserError, match="non-finite values: .* became (nan|inf)"):
+def test_a_run_without_hope_is_stopped(action, run_train):
+    seen = "gradient was NaN or infinite in 20 steps in a row; its update was not made.*Stopped"
+    with pytest.raises(UserError, match=seen if action == "warn" else "non-finite values: .*Stopp"):
         run_train(f"--on_collapse={action}", *HOPELESS, epochs=20)
 
 
-def test_values_that_are_not_finite_are_rolled_back(run_train, monkeypatch, caplog):
-    """Once: the loss of step 5 is NaN, after an evaluation of step 3."""
-    fake_trouble(monkeypatch, set())  # none is seen at the ends of epochs
-    real = quality.CollapseWatch.on_train_batch_end
-    steps = []
+@pytest.fixture
+def poison_steps(monkeypatch):
+    """Has both losses of some steps, counted from 1, be NaN."""
+    import tensorflow as tf
 
-    def on_train_batch_end(self, batch, logs=None):
-        steps.append(self.model.steps_done)
-        real(
-            self, batch, logs | {"g_loss": math.nan} if steps.count(5) and len(steps) == 5 else logs
-        )
+    from tfgan_mnist.models import GAN
 
-    monkeypatch.setattr(quality.CollapseWatch, "on_train_batch_end", on_train_batch_end)
-    run = run_train("--on_collapse=rollback")
-    assert steps == list(range(1, 10))
-    assert "g_loss became nan" in caplog.text
-    assert "Going on with the weights of step 3" in caplog.text
+    def poison_steps(steps):
+        def class_loss(self, verdict, labels):
+            poisoned = tf.reduce_any(self.global_step.value + 1 == list(steps))
+            return tf.where(poisoned, np.nan, 0.0) * verdict.logits
+
+        monkeypatch.setattr(GAN, "class_loss", class_loss)
+
+    return poison_steps
+
+
+def test_an_update_that_is_not_finite_is_skipped_and_told_of_in_the_log(run_train, poison_steps):
+    poison_steps([5])
+    run = run_train()
+    rows = read(run / runs.LOG)
+    assert [float(row["skipped"]) for row in rows] == pytest.approx([0, 1 / 3, 0])
+    assert all(np.isfinite(float(cell)) for row in rows for cell in row.values())
     assert (run / runs.EXPORTED).exists()
+
+
+def test_one_can_go_back_at_the_first_of_them(run_train, poison_steps, monkeypatch, caplog):
+    fake_trouble(monkeypatch, set())  # none is seen at the ends of epochs
+    poison_steps([5])
+    run = run_train("--on_nonfinite=rollback")
+    (told,) = [r.getMessage() for r in caplog.records if "Trouble" in r.getMessage()]
+    assert told.startswith("Trouble at step 5: non-finite values: a gradient was NaN or infinite;")
+    assert "Going on with the weights of step 3" in told
+    assert [row["epoch"] for row in read(run / runs.LOG)] == ["1", "2", "3"]
+    assert (run / runs.EXPORTED).exists()
+
+
+@pytest.mark.parametrize(
+    ("on_collapse", "on_nonfinite", "float16", "skipped", "expected"),
+    [
+        ("warn", "skip", False, "1" * 19 + "0" + "1" * 19, []),
+        ("warn", "skip", False, "1" * 19 + "E" + "1", [(20, "warn")]),  # an epoch ends between
+        ("rollback", "skip", False, "1" * 20, [(20, "rollback")]),
+        ("stop", "skip", True, "1" * 45, [(20, "stop"), (40, "stop")]),
+        ("warn", "stop", False, "001", [(3, "stop")]),
+        ("warn", "rollback", False, "1E01", [(1, "rollback"), (3, "rollback")]),
+        ("warn", "stop", True, "1" * 19 + "0", []),
+        ("warn", "rollback", True, "1" * 20, [(20, "rollback")]),
+    ],
+)
+def test_what_is_done_about_skipped_updates(
+    on_collapse, on_nonfinite, float16, skipped, expected, tmp_path, monkeypatch
+):
+    acts, total, steps = [], 0.0, 0
+    watch = quality.CollapseWatch(tmp_path, on_collapse, None, on_nonfinite)
+    monkeypatch.setattr(watch, "act", lambda found, action, hopeless: acts.append((steps, action)))
+    means = types.SimpleNamespace(total=lambda key: {"skipped": total}[key])
+    watch.set_model(types.SimpleNamespace(means=means, scales_losses=float16))
+    watch.on_epoch_begin(0)
+    for each in skipped:
+        if each == "E":
+            total = 0.0
+            watch.on_epoch_begin(1)
+            continue
+        watch.on_train_batch_begin(steps)
+        steps += 1
+        total += int(each)
+        watch.on_train_batch_end(steps, {"skipped": total / steps})
+    assert acts == expected
 
 
 def test_rollbacks_come_to_an_end(run_train, monkeypatch):

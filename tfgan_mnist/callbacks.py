@@ -238,6 +238,15 @@ def expect_tensorboard() -> None:
         raise UserError("tensorboard: expected the package; pip install tensorboard")
 
 
-def tensorboard(run: Path) -> keras.callbacks.Callback:
-    """Keras's TensorBoard callback, writing under the run's folder."""
-    return keras.callbacks.TensorBoard(str(run / "tensorboard"), write_graph=False)
+class TensorBoard(keras.callbacks.TensorBoard):
+    """Keras's, writing under the run's folder, without what it does in vain after each step.
+
+    Each value of each step is handed to a writer that drops it, as only epochs are written. That
+    leaves 5 kB a step behind (`python -m benchmarks.endurance`).
+    """
+
+    def __init__(self, run: Path):
+        super().__init__(str(run / "tensorboard"), write_graph=False)
+
+    def on_train_batch_end(self, batch, logs=None):
+        pass

@@ -5,6 +5,7 @@ import shutil
 from pathlib import Path
 
 import keras
+import numpy as np
 import tensorflow as tf
 from absl import logging
 
@@ -23,9 +24,11 @@ def save(run: Path, model: GAN) -> Path:
     Of the earlier ones stay the newest `KEEP` - 1, and that of the best evaluation.
 
     Raises:
-      UserError, OSError: it cannot be written; the checkpoints before it are still there.
+      UserError, OSError: it cannot be written, or holds what is not finite; the checkpoints before
+        it are still there.
     """
     step = model.steps_done
+    expect_finite(model)
     path = _path(run, step)
     if path.exists():
         # It could not be read, or training would have gone on from it.
@@ -71,6 +74,19 @@ def restore(run: Path, model: GAN, step: int | None = None) -> int:
         if paths
         else f"{expected}: no checkpoint there; the run was stopped before its first one"
     )
+
+
+def expect_finite(model: GAN) -> None:
+    """Raises UserError when a weight, a statistic or an optimizer's slot is NaN or infinite."""
+    for owner, variables in model.training_state().items():
+        for variable in variables if owner != "metrics" else ():
+            value = keras.ops.convert_to_numpy(variable)
+            if np.issubdtype(value.dtype, np.floating) and not np.isfinite(value).all():
+                raise UserError(
+                    f"step {model.steps_done:,}: {owner} holds values that are NaN or infinite "
+                    f"({variable.path}); expected finite ones. Nothing was saved. The checkpoint "
+                    "before is as it was; begin another run with lower learning rates."
+                )
 
 
 def roll_back(run: Path, model: GAN) -> int:

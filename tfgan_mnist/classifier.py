@@ -321,14 +321,14 @@ def read(folder: str | os.PathLike) -> Classifier:
     """
     folder = Path(folder)
     try:
-        about = json.loads((folder / ABOUT).read_text(encoding="utf-8"))
+        about = files.read_json(folder / ABOUT)
         sha256 = hashlib.sha256((folder / WEIGHTS).read_bytes()).hexdigest()
         if sha256 != about["sha256"]:
             raise ValueError(f"expected {WEIGHTS} with SHA-256 {about['sha256']}, found {sha256}")
         net = network(tuple(about["image_shape"]), about["num_classes"], seed=0)
         with np.load(folder / WEIGHTS) as arrays:
             net.set_weights([arrays[name] for name in arrays.files])
-    except (OSError, ValueError, KeyError, TypeError) as error:
+    except (OSError, ValueError, KeyError, TypeError, UserError) as error:
         raise UserError(
             f"{folder} is not a usable classifier ({error}). Remove the folder and make it again "
             "with python -m tfgan_mnist.train_classifier"

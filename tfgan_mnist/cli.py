@@ -1,6 +1,7 @@
 """What all commands do alike: parse flags, run, and tell the user's errors from the program's."""
 
 import difflib
+import io
 import os
 import re
 import sys
@@ -8,7 +9,7 @@ import tempfile
 from collections.abc import Callable
 from typing import NoReturn
 
-from absl import app, logging
+from absl import app, flags, logging
 from absl.flags import argparse_flags
 
 from tfgan_mnist.errors import Stopped, UserError, WorkerLost
@@ -33,6 +34,12 @@ class Parser(argparse_flags.ArgumentParser):
             allow_abbrev=False,
         )
 
+    def parse_known_args(self, args=None, namespace=None):
+        try:
+            return super().parse_known_args(args, namespace)
+        except (ValueError, flags.Error) as error:  # a flag of absl's own, such as --verbosity=x
+            self.error(str(error))
+
     def error(self, message: str) -> NoReturn:
         hints = []
         for word in re.findall(r"--(?:no-)?\w+", message):
@@ -45,8 +52,8 @@ class Parser(argparse_flags.ArgumentParser):
 def run(main: Callable, parser: Parser) -> None:
     """Parses the command line and exits with `main(arguments)`, an exit status or None for 0.
 
-    `UserError` and file-system errors are printed as one message with exit status 2. Anything else
-    is a bug and keeps its traceback.
+    `UserError`, file-system errors and a lack of memory are printed as one message with exit
+    status 2. Anything else is a bug and keeps its traceback.
     """
 
     def guarded(arguments):
@@ -54,6 +61,8 @@ def run(main: Callable, parser: Parser) -> None:
             return main(arguments)
         except UserError as error:
             print(f"error: {error}", file=sys.stderr)
+        except MemoryError as error:
+            print(f"error: not enough memory for this: {error}", file=sys.stderr)
         except OSError as error:
             where = f"{error.filename}: " if error.filename else ""
             print(f"error: {where}{error.strerror or error}", file=sys.stderr)
@@ -65,6 +74,9 @@ def run(main: Callable, parser: Parser) -> None:
             return EXIT_INTERRUPTED
         return EXIT_USER_ERROR
 
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        # Names of files need not be text, and to print one must not be the end.
+        sys.stdout.reconfigure(errors="backslashreplace")
     app.run(guarded, flags_parser=lambda argv: parser.parse_args(argv[1:]))
 
 

@@ -44,10 +44,10 @@ def find() -> Cluster | None:
             worker = {"chief": 0, "worker": len(chiefs)}[kind] + index
             if set(jobs) - {"chief", "worker"} or index < 0 or not addresses[worker].count(":"):
                 raise ValueError("tasks are to be chief and worker")
-        except (ValueError, LookupError, TypeError, AttributeError) as error:
+        except (ValueError, LookupError, TypeError, AttributeError, RecursionError) as error:
             raise UserError(
                 'TF_CONFIG: expected {"cluster": {"worker": ["host:port", ...]}, "task": {"type": '
-                f'"worker", "index": 0}}}}; received {described} ({error!r})'
+                f'"worker", "index": 0}}}}; received {described[:1000]} ({error!r})'
             ) from error
         return Cluster(addresses, worker)
     if int(os.environ.get("SLURM_STEP_NUM_TASKS", "1")) > 1:

@@ -3,7 +3,7 @@
 import dataclasses
 import statistics
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeGuard
 
 import numpy as np
 
@@ -27,6 +27,19 @@ class Judged(NamedTuple):
     told: dict[str, Any]  # "samples" of its metrics.json
     log: list[runs.Row]
     evaluations: list[runs.Row]
+
+
+def is_complete(told: Any) -> TypeGuard[dict[str, Any]]:
+    """Whether it is what stands under "samples" in a metrics.json, and not something else."""
+    if not isinstance(told, dict) or not {*PROTOCOL, "pixel_range"} <= told.keys():
+        return False
+    parts = [told.get("scores"), told.get("floor")]
+    if not all(type(told[key]) is int for key in ("generated", "real")):
+        return False
+    return all(
+        isinstance(part, dict) and all(type(v) in (int, float, type(None)) for v in part.values())
+        for part in parts
+    )
 
 
 def read(run: Path, told: dict[str, Any]) -> Judged:

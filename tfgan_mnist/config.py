@@ -8,15 +8,23 @@ range fails by name.
 import argparse
 import dataclasses
 import json
+import reprlib
 import tomllib
 import typing
 from typing import Any
 
+from tfgan_mnist import files
 from tfgan_mnist.errors import UserError
 
 LOSSES = ("minimax", "non_saturating", "least_squares", "hinge", "wasserstein", "relativistic")
 SMOOTHABLE = ("minimax", "non_saturating", "least_squares")  # have a target for real images
 CONVOLUTIONAL = ("dcgan", "cdcgan")
+MOST_INTEGER = 2**31 - 1
+MOST_FLOAT = 3e38  # float32 has no larger ones
+MOST_TOML_BYTES = 1 << 20
+
+_shortened = reprlib.Repr()  # others' values may be of any length and depth
+_shortened.maxstring = _shortened.maxother = 80
 
 
 def option(
@@ -125,6 +133,12 @@ class Config:
         "when training goes wrong: say so, stop, or go back to the best evaluation",
         choices=("warn", "stop", "rollback"),
     )
+    on_nonfinite: str = option(
+        "skip",
+        "when a gradient is NaN or infinite, whose update is never made: go on, and when it lasts "
+        "do as on_collapse says (warn stops then); or at once go back, or stop",
+        choices=("skip", "rollback", "stop"),
+    )
 
     # What is written
     run_root: str = option("runs", "folder of the numbered run folders")
@@ -205,9 +219,9 @@ def resolve(
     if base is not None:
         values = dataclasses.asdict(base)
     else:
+        for key in ("model", "loss"):
+            _check(FIELDS[key], explicit.get(key, FIELDS[key].default))
         model = explicit.get("model", FIELDS["model"].default)
-        if model not in RECIPES:
-            raise UserError(f"model: expected one of {', '.join(RECIPES)}; received {model!r}")
         values = RECIPES[model] | NEEDS.get(explicit.get("loss", ""), {})
     config = Config(**(values | explicit))
     for key in explicit:
@@ -228,11 +242,10 @@ def from_saved(values: dict[str, Any]) -> Config:
 
 def _read_toml(path: str) -> dict[str, Any]:
     try:
-        with open(path, "rb") as stream:
-            values = tomllib.load(stream)
+        values = tomllib.loads(files.read_text(path, MOST_TOML_BYTES).replace("\r\n", "\n"))
     except OSError as error:
         raise UserError(f"--config: cannot read {path}: {error.strerror}") from error
-    except (ValueError, RecursionError) as error:  # TOML, UTF-8, or integers of 5,000 digits
+    except (ValueError, RecursionError) as error:  # TOML, or integers of 5,000 digits
         raise UserError(f"--config: {path} is not valid TOML: {error}") from error
     return {key: _typed(key, value, source=path) for key, value in values.items()}
 
@@ -240,9 +253,10 @@ def _read_toml(path: str) -> dict[str, Any]:
 def _typed(key: str, value, source: str = "configuration"):
     """A value read from TOML or JSON as the field's type: ints serve as floats, lists as tuples."""
     if key not in FIELDS:
-        raise UserError(f"{source}: unknown key {key!r}; known: {', '.join(FIELDS)}")
+        name = _shortened.repr(key)
+        raise UserError(f"{source}: unknown key {name}; known: {', '.join(FIELDS)}")
     expected = TYPES[key]
-    if expected is float and type(value) is int:
+    if expected is float and type(value) is int and abs(value) < MOST_FLOAT:
         return float(value)
     if expected == tuple[int, ...] and isinstance(value, (list, tuple)):
         return tuple(value)
@@ -252,6 +266,7 @@ def _typed(key: str, value, source: str = "configuration"):
 def _check(field: dataclasses.Field, value) -> None:
     """Raises UserError when `value` is not of the field's type or outside its range."""
     name, rules, expected = field.name, field.metadata, TYPES[field.name]
+    received = f"received {_shown_value(value)}"
     if expected == tuple[int, ...]:
         items = value if isinstance(value, tuple) else (value,)
         if (
@@ -259,21 +274,35 @@ def _check(field: dataclasses.Field, value) -> None:
             or not value
             or any(type(item) is not int for item in items)
         ):
-            raise UserError(f"{name}: expected integers like 256,512; received {value!r}")
+            raise UserError(f"{name}: expected integers like 256,512; {received}")
     else:
         items = (value,)
         if type(value) is not expected:
-            raise UserError(f"{name}: expected {expected.__name__}; received {value!r}")
+            raise UserError(f"{name}: expected {expected.__name__}; {received}")
+        if expected is str and "\0" in value:
+            raise UserError(f"{name}: expected a text without null characters; {received}")
     for item in items:
         if rules["choices"] and item not in rules["choices"]:
             choices = ", ".join(map(str, rules["choices"]))
-            raise UserError(f"{name}: expected one of {choices}; received {item!r}")
+            raise UserError(f"{name}: expected one of {choices}; {received}")
         low, high = rules["at_least"], rules["below"]
         # Written so that NaN fails too.
         if low is not None and not low <= item < float("inf"):
-            raise UserError(f"{name}: expected a finite value >= {low}; received {item!r}")
+            raise UserError(f"{name}: expected a finite value >= {low}; {received}")
         if high is not None and not item < high:
-            raise UserError(f"{name}: expected < {high}; received {item!r}")
+            raise UserError(f"{name}: expected < {high}; {received}")
+        if low is not None and item > (most := MOST_INTEGER if type(item) is int else MOST_FLOAT):
+            raise UserError(f"{name}: expected at most {most:g}; {received}")
+
+
+def _shown_value(value) -> str:
+    """The beginning of a value, for messages."""
+    if isinstance(value, int) and value.bit_length() > 1024:  # Python refuses to write it out
+        return f"an integer of {value.bit_length():,} bits"
+    try:
+        return _shortened.repr(value)
+    except ValueError:  # there is such an integer in it
+        return f"a {type(value).__name__} with an integer of thousands of digits"
 
 
 def _as_toml(value) -> str:

@@ -49,7 +49,7 @@ def draw(log: list[Row], evaluations: list[Row], path: Path) -> None:
         bound = fid.twinx()
         bound.plot(
             [row["epoch"] for row in evaluations],
-            [row["jsd_bound"] for row in evaluations],
+            [row.get("jsd_bound", math.nan) for row in evaluations],
             color="gray",
             linestyle="--",
             label="JSD bound, nats (right)",

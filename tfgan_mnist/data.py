@@ -32,6 +32,8 @@ STACKED_MNIST = "stacked_mnist"
 # 128 of them; 301 MB.
 STACKS = {"train": 128_000, "test": 26_000}
 NETWORK_TIMEOUT_SECONDS = 10
+# "huggingface:name" or "kubric:name", but not "mnist:3.0.1", which is a version.
+COMMUNITY = re.compile(r"[\w-]+:[a-zA-Z]")
 
 
 class Split(NamedTuple):
@@ -203,6 +205,11 @@ def _open(name: str, root: Path) -> Any:
     """The TFDS builder of a data set, prepared in `root` or not."""
     import tensorflow_datasets as tfds
 
+    if COMMUNITY.match(name):
+        raise UserError(
+            f"{name}: expected a data set of TensorFlow Datasets itself, such as emnist/balanced. "
+            "Those of others come with code of theirs, which would be downloaded and run."
+        )
     family = re.split("[/:]", name)[0]
     try:
         return tfds.builder(name, data_dir=root)

@@ -30,9 +30,7 @@ Several runs:
 
 import argparse
 import functools
-import json
-import zipfile
-import zlib
+import reprlib
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -77,15 +75,15 @@ def of_saved_model(
     folder = export.find_version(path)
     source = generate.from_saved_model(folder)
     make = functools.partial(_generated, source, num, seed)
-    try:
-        card = json.loads((folder / export.CARD).read_text())
-        height, width, channels = card["image_shape"]
-        dataset = dataset or card["config"]["dataset"]
-    except (OSError, ValueError, LookupError, TypeError) as error:
+    card = export.read_card(folder)
+    height, width, channels = card["image_shape"]
+    told = card.get("config")
+    dataset = dataset or (told.get("dataset", "") if isinstance(told, dict) else "")
+    if not dataset or not isinstance(dataset, str):
         raise UserError(
-            f"{folder}: expected a {export.CARD} with image_shape and config.dataset (or give "
-            f"--dataset); received: {error!r}"
-        ) from error
+            f"{folder / export.CARD}: expected the name of a data set as config.dataset; received "
+            f"{reprlib.repr(dataset)}. Give --dataset."
+        )
     return Samples(source.name, dataset, data_dir, (height, width, channels), make)
 
 
@@ -122,7 +120,7 @@ def _labels(path: Path, count: int) -> np.ndarray | None:
     try:
         with np.load(path, allow_pickle=False) as archive:
             labels = archive["labels"] if "labels" in archive.files else None
-    except (OSError, ValueError, zipfile.BadZipFile, zlib.error) as error:
+    except Exception as error:  # a damaged archive raises whatever it comes to
         raise UserError(f"{path}: 'labels' cannot be read ({error})") from error
     if labels is None:
         return None
@@ -219,7 +217,8 @@ def main(arguments) -> None:
         return evaluate(of_run(run, num or scoring.NUM, seed, *place), seed, folder, gan_train)
 
     def known_or_judged(run: Path) -> dict[str, Any]:
-        told = runs.read_metrics(run).get("samples", {})
+        kept = runs.read_metrics(run).get("samples")
+        told: dict[str, Any] = kept if comparison.is_complete(kept) else {}
         config, _ = runs.read(run)
         as_asked = {
             "source": runs.name_of(run, runs.best_step(run) or 0),

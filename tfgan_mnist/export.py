@@ -26,6 +26,7 @@ import datetime
 import errno
 import json
 import os
+import reprlib
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -35,7 +36,7 @@ import numpy as np
 from tfgan_mnist import __version__, cli, files, formats, latents, runs
 from tfgan_mnist.config import PLACES, Config
 from tfgan_mnist.errors import UserError
-from tfgan_mnist.serving import protos
+from tfgan_mnist.serving import operations, protos
 from tfgan_mnist.serving.settings import versions
 
 if TYPE_CHECKING:
@@ -157,16 +158,16 @@ def convert(version: Path, format_name: str) -> Path:
     import tensorflow as tf
 
     version = version.resolve()  # the number of a link is that of what it points to
+    card = read_card(version)
     try:
-        card = json.loads((version / CARD).read_text())
+        operations.expect_harmless(version)
         with tf.device("/CPU:0"):
             loaded = tf.saved_model.load(str(version))
         generate = loaded.signatures["serving_default"]
-        _ = card["latent_dim"], card["num_classes"], card["signatures"]["serving_default"]
     except Exception as error:  # a damaged file raises whatever it comes to
         reason = str(error).strip().partition("\n")[0]
         raise UserError(
-            f"{version}: expected an export of tfgan_mnist with a {CARD}; received: {reason}"
+            f"{version}: expected an export of tfgan_mnist; received: {reason}"
         ) from error
     path = version.with_name(version.name + formats.SUFFIXES[format_name])
     return _publish_file(path, _file_content(format_name, generate, card))
@@ -201,9 +202,33 @@ def describe_run(run: Path) -> dict[str, Any]:
         "config": {key: value for key, value in config.items() if key not in PLACES},
         "data": facts._asdict(),
     }
-    metrics = run / runs.METRICS
-    if metrics.exists():
-        card["metrics"] = json.loads(metrics.read_text())
+    metrics = runs.read_metrics(run)
+    if metrics:
+        card["metrics"] = metrics
+    return card
+
+
+def read_card(version: Path) -> dict[str, Any]:
+    """The model card of a version.
+
+    Raises:
+      UserError: there is none, or it does not tell what cards tell.
+    """
+    path = version / CARD
+    try:
+        card = files.read_json(path)
+        height, width, channels = card["image_shape"]
+        most = {"latent_dim": 2**20, "num_classes": 2**20}
+        numbers = {"latent_dim": card["latent_dim"], "num_classes": card["num_classes"] or 1}
+        numbers |= {"height": height, "width": width, "channels": channels}
+        for key, number in numbers.items():
+            if type(number) is not int or not 0 < number <= most.get(key, 2**14):
+                raise ValueError(f"{key} {reprlib.repr(number)}")
+        _ = card["signatures"]["serving_default"] + ""
+    except OSError as error:
+        raise UserError(f"{path}: expected a model card; received: {error.strerror}") from error
+    except (ValueError, LookupError, TypeError) as error:
+        raise UserError(f"{path}: expected a model card; received: {error!r}") from error
     return card
 
 
@@ -248,10 +273,16 @@ def _in_float32(model: "GAN") -> "GAN":
 
     Half precision is slower on a CPU, and TensorFlow Serving cannot write it as JSON. It is a
     matter of every layer, so that a cast of the output would not do.
+
+    Raises:
+      UserError: a weight is NaN or infinite.
     """
     copy = type(model).from_config(_with_float32_policies(model.get_config()))
     with model.averaged_weights():
-        copy.generator.set_weights(model.generator.get_weights())
+        weights = model.generator.get_weights()
+    if not all(np.isfinite(weight).all() for weight in weights):
+        raise UserError("the generator has weights that are NaN or infinite; expected finite ones")
+    copy.generator.set_weights(weights)
     return copy
 
 

@@ -1,16 +1,56 @@
 """Where files are kept, and outputs that appear complete or not at all."""
 
 import contextlib
+import json
 import os
 import shutil
 import uuid
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
+
+from tfgan_mnist.errors import UserError
+
+# Of a file that is read into memory as a whole: thousands of times what is ever written, and little
+# enough not to exhaust the memory when it is taken apart.
+MOST_BYTES = 16 << 20
 
 
 def data_folder(data_dir: str | os.PathLike | None = None) -> Path:
     """Where prepared data sets are, and what is kept beside them; by default TFDS's place."""
     return Path(data_dir or os.environ.get("TFDS_DATA_DIR") or "~/tensorflow_datasets").expanduser()
+
+
+def read_text(path: str | os.PathLike, most_bytes: int = MOST_BYTES) -> str:
+    """The text in a file.
+
+    Raises:
+      OSError: it cannot be read.
+      UserError: it has more than `most_bytes`, or is no UTF-8.
+    """
+    with open(path, "rb") as stream:
+        content = stream.read(most_bytes + 1)
+    if len(content) > most_bytes:
+        raise UserError(f"{path}: expected at most {most_bytes:,} bytes; it has more")
+    try:
+        return content.decode()
+    except UnicodeDecodeError as error:
+        raise UserError(f"{path}: expected text in UTF-8; received: {error}") from error
+
+
+def read_json(path: str | os.PathLike) -> dict[str, Any]:
+    """The object in a JSON file.
+
+    Raises:
+      OSError: it cannot be read.
+      UserError: it is too long, or no JSON object.
+    """
+    text = read_text(path)
+    try:
+        return {**json.loads(text)}
+    # Not JSON or a number of 5,000 digits; no object; thousands of brackets.
+    except (ValueError, TypeError, RecursionError) as error:
+        raise UserError(f"{path}: expected a JSON object; received: {error}") from error
 
 
 @contextlib.contextmanager

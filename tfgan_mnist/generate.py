@@ -19,7 +19,6 @@ Where to:
 """
 
 import argparse
-import json
 import math
 import re
 from collections.abc import Callable
@@ -30,6 +29,7 @@ import numpy as np
 
 from tfgan_mnist import cli, export, files, images, latents, runs
 from tfgan_mnist.errors import UserError
+from tfgan_mnist.serving import operations
 
 NUM = 100
 BATCH = 500  # images per call of the generator
@@ -84,13 +84,15 @@ def from_saved_model(path: Path) -> Source:
       path: the folder of a version, or a base path, of which the highest version is taken.
 
     Raises:
-      UserError: no SavedModel there, a damaged one, or one without our signatures.
+      UserError: no SavedModel there, a damaged one, one that does more than compute, or one
+        without our signatures.
     """
     folder = export.find_version(path)
     cli.start_tensorflow()
     import tensorflow as tf
 
     try:
+        operations.expect_harmless(folder)
         loaded = tf.saved_model.load(str(folder))
         _, inputs = loaded.signatures["serving_default"].structured_input_signature
         latent_dim = inputs["latents"].shape[-1]
@@ -118,10 +120,10 @@ def from_saved_model(path: Path) -> Source:
 
 
 def _num_classes(version: Path) -> int | None:
-    """What the model card tells; None when there is none."""
+    """What the model card tells; None when there is none, or one that cannot be read."""
     try:
-        return json.loads((version / export.CARD).read_text())["num_classes"]
-    except (OSError, ValueError, KeyError):
+        return export.read_card(version)["num_classes"]
+    except UserError:
         return None
 
 

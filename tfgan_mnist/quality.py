@@ -20,6 +20,9 @@ NUM = 5000  # images on either side; of MNIST's 60,000 training images so many a
 SEED = 1  # of the latents; the report on the test images draws others
 FEWEST = scoring.MINIMUM
 MOST_ROLLBACKS = 3  # of one command; what fails a fourth time will not heal
+# Steps in a row with an update that is not made. A float16 loss scale that begins at 2^15 is halved
+# 15 times until it is 1: after that it is not the scale.
+MOST_SKIPPED = 20
 
 
 def num_held_out(num_images: int) -> int:
@@ -132,16 +135,28 @@ class CollapseWatch(keras.callbacks.Callback):
     Args:
       run: the run's folder.
       action: "warn" says what is seen, once as long as it lasts; "stop" ends training; "rollback"
-        goes back to the best evaluation but this one, at most `MOST_ROLLBACKS` times. Losses that
-        are not finite end training under "warn" too, since nothing can come of them.
+        goes back to the best evaluation but this one, at most `MOST_ROLLBACKS` times.
       evaluation: which knows the real images; None: only the log is watched.
+      on_nonfinite: what to do about updates that the step leaves out, since their gradients are not
+        finite. "rollback" and "stop" act at the first one, which under float16's loss scales is the
+        `MOST_SKIPPED`th in a row. "skip" goes on, until after so many in a row nothing can come of
+        it; then it is for `action` to say, and "warn" stops as well.
     """
 
-    def __init__(self, run: Path, action: str = "warn", evaluation: Evaluation | None = None):
+    def __init__(
+        self,
+        run: Path,
+        action: str = "warn",
+        evaluation: Evaluation | None = None,
+        on_nonfinite: str = "skip",
+    ):
         super().__init__()
         self.run = run
         self.action = action
         self.evaluation = evaluation
+        self.on_nonfinite = on_nonfinite
+        self.skipped: float | None = None  # updates of the epoch so far; None: not asked yet
+        self.in_a_row = 0  # steps with such an update
         self.histogram, self.spread = np.zeros(0), math.nan
         if evaluation is not None:
             real = evaluation.reference
@@ -150,11 +165,26 @@ class CollapseWatch(keras.callbacks.Callback):
         self.told: str | None = None
         self.rollbacks = 0
 
+    def on_epoch_begin(self, epoch, logs=None):
+        self.skipped = None
+
+    def on_train_batch_begin(self, batch, logs=None):
+        if self.skipped is None:  # not 0 where an epoch that was stopped in its middle goes on
+            self.skipped = self.model.means.total("skipped")
+
     def on_train_batch_end(self, batch, logs=None):
-        for key, value in (logs or {}).items():
-            if not math.isfinite(value):
-                self.act(watch.non_finite(key, float(value)), hopeless=True)
-                return
+        # Logged is a share of the epoch's updates; only where there are any, it is counted out.
+        skipped = self.model.means.total("skipped") if (logs or {}).get("skipped") else 0.0
+        self.in_a_row = self.in_a_row + 1 if skipped != self.skipped else 0
+        self.skipped = skipped
+        if not self.in_a_row:
+            return
+        waits = self.on_nonfinite == "skip" or self.model.scales_losses
+        if self.in_a_row >= (MOST_SKIPPED if waits else 1):
+            finding = watch.skipped(self.in_a_row)
+            self.in_a_row = 0
+            action = self.action if self.on_nonfinite == "skip" else self.on_nonfinite
+            self.act(finding, action, hopeless=True)
 
     def on_epoch_end(self, epoch, logs=None):
         log, evaluations = runs.read_history(self.run)
@@ -163,27 +193,34 @@ class CollapseWatch(keras.callbacks.Callback):
         if finding:
             if evaluated and self.evaluation is not None and self.action == "rollback":
                 self.evaluation.forget(epoch + 1)
-            self.act(finding)
+            self.act(finding, self.action)
         elif evaluated or not evaluations:
             self.told = None
 
-    def act(self, finding: watch.Finding, hopeless: bool = False) -> None:
+    def act(self, finding: watch.Finding, action: str, hopeless: bool = False) -> None:
         """Does with a finding what was asked for.
 
+        Args:
+          finding: the trouble.
+          action: "warn", "stop" or "rollback".
+          hopeless: "warn" stops too, and the state is not saved: the last checkpoint is a better
+            one to go on from.
+
         Raises:
-          UserError: training is to end. Unless `hopeless`, its state is saved.
+          UserError: training is to end.
         """
         step = self.model.steps_done
         message = f"Trouble at step {step:,}: {finding}"
-        if self.action == "rollback" and self.rollbacks < MOST_ROLLBACKS:
+        if action == "rollback" and self.rollbacks < MOST_ROLLBACKS:
             try:
                 back_to = checkpoints.roll_back(self.run, self.model)
             except UserError as error:
                 raise UserError(f"{message} Stopped, as {error}.") from error
             self.model.reset_metrics()
+            self.skipped = None
             self.rollbacks += 1
             logging.warning("%s Going on with the weights of step %s.", message, f"{back_to:,}")
-        elif self.action != "warn" or hopeless:
+        elif action != "warn" or hopeless:
             if not hopeless:
                 checkpoints.save(self.run, self.model)
             raise UserError(f"{message} Stopped.")

@@ -22,6 +22,7 @@ import json
 import math
 import platform
 import re
+import reprlib
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -40,6 +41,8 @@ CURVES = "curves.png"
 METRICS = "metrics.json"
 REPORT = "report.png"
 EXPORTED = "exported"
+
+MOST_TABLE_BYTES = 64 << 20  # a hundred thousand epochs
 
 
 class DataFacts(NamedTuple):
@@ -90,16 +93,19 @@ def read(path: str | Path) -> tuple[Config, DataFacts]:
     """
     file = Path(path) / CONFIG
     try:
-        description = json.loads(file.read_text())
+        description = files.read_json(file)
         facts = DataFacts(**description["data"])
         height, width, channels = facts.image_shape
         facts = facts._replace(image_shape=(height, width, channels))
+        numbers = (*facts.image_shape, facts.num_classes, facts.num_images)
+        if any(type(number) is not int or not 0 < number < 2**31 for number in numbers):
+            raise ValueError(f"numbers of the data that are none: {reprlib.repr(numbers)}")
         config = configuration.from_saved(description["config"])
     except OSError as error:
         raise UserError(
             f"{path}: expected a run folder with a {CONFIG}; received: {error.strerror}"
         ) from error
-    except (ValueError, LookupError, TypeError, AttributeError, RecursionError) as error:
+    except (ValueError, LookupError, TypeError, AttributeError) as error:
         raise UserError(f"{file}: expected a saved configuration; received: {error!r}") from error
     return config, facts
 
@@ -107,15 +113,39 @@ def read(path: str | Path) -> tuple[Config, DataFacts]:
 Row = dict[str, float]
 
 
+# What other columns stand beside. An epoch and a step are counts.
+COLUMNS = {LOG: ("epoch", "seconds"), EVALUATIONS: ("epoch", "step", "fid")}
+COUNTS = ("epoch", "step")
+
+
 def read_rows(path: Path) -> list[Row]:
-    """The rows of log.csv or evaluations.csv, NaN where a cell is empty; none without a file."""
+    """The rows of log.csv or evaluations.csv, NaN where a cell is empty; none without a file.
+
+    Raises:
+      UserError: it is no such table.
+    """
     if not path.exists():
         return []
-    with open(path, newline="") as stream:
-        return [
-            {key: float(cell) if cell else math.nan for key, cell in row.items()}
-            for row in csv.DictReader(stream)
+    text = files.read_text(path, MOST_TABLE_BYTES)
+    needed = COLUMNS[path.name]
+    try:
+        lines = csv.DictReader(io.StringIO(text, newline=""), strict=True)
+        if set(needed) - set(lines.fieldnames or needed):
+            raise ValueError(f"columns {', '.join(lines.fieldnames or ())}")
+        rows = [
+            {key: float(cell) if cell else math.nan for key, cell in row.items()} for row in lines
         ]
+        for row in rows:
+            for key in COUNTS:
+                if key in needed and not (row[key].is_integer() and 0 <= row[key] < 2**53):
+                    raise ValueError(f"{key} {row[key]}")
+    # A cell too many has no name, one too few no value.
+    except (ValueError, TypeError, csv.Error) as error:
+        raise UserError(
+            f"{path}: expected a table of numbers with columns {', '.join(needed)}; received: "
+            f"{error}. Mend or remove it."
+        ) from error
+    return rows
 
 
 def write_rows(path: Path, rows: list[Row]) -> None:
@@ -166,9 +196,9 @@ def read_metrics(folder: Path) -> dict[str, Any]:
     """
     file = folder / METRICS
     try:
-        return {**json.loads(file.read_text())} if file.exists() else {}
-    except (ValueError, TypeError) as error:
-        raise UserError(f"{file}: expected a JSON object; received: {error}. Remove it.") from error
+        return files.read_json(file) if file.exists() else {}
+    except UserError as error:
+        raise UserError(f"{error}. Remove it.") from error
 
 
 def add_metrics(folder: Path, **parts: Any) -> None:

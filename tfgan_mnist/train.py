@@ -24,9 +24,11 @@ MAY_CHANGE_ON_RESUME = (
     "tensorboard",
     "sync_batch_norm",
     "on_collapse",
+    "on_nonfinite",
 )
 # In these the workers of a run may differ: each reads its own data, and only the chief writes.
 OWN_TO_WORKERS = (*config.PLACES, "tensorboard")
+MOST_SECONDS = 10_000_000  # a third of a year; timers do not take any number
 
 
 def train(
@@ -134,7 +136,8 @@ def _train(settings: Config, run: Path | None, placement: "Placement") -> Path:
         finished = epoch >= settings.epochs and exported.exists()
         if distribution.chief_says(placement, finished):
             if finished:
-                print(f"Nothing left to do: {run} is finished, exported to {exported.read_text()}")
+                where = files.read_text(exported)
+                print(f"Nothing left to do: {run} is finished, exported to {where}")
             return run
         if resumed:
             runs.rewrite(run, settings, facts)
@@ -155,8 +158,8 @@ def _train(settings: Config, run: Path | None, placement: "Placement") -> Path:
             callbacks.SampleGrid(run, settings.tensorboard),
             callbacks.Log(run, settings.images_per_step),
             *([evaluation] if evaluation else []),
-            quality.CollapseWatch(run, settings.on_collapse, evaluation),
-            *([callbacks.tensorboard(run)] if settings.tensorboard else []),
+            quality.CollapseWatch(run, settings.on_collapse, evaluation, settings.on_nonfinite),
+            *([callbacks.TensorBoard(run)] if settings.tensorboard else []),
             callbacks.Checkpoint(run),
             stop,
         ]
@@ -236,11 +239,12 @@ def _judge(settings: Config, facts: runs.DataFacts, test: "Split"):
 
 def _expect_no_rollback(settings: Config, placement: "Placement") -> None:
     """Raises UserError when several workers would have to go back to other weights together."""
-    if placement.workers > 1 and settings.on_collapse == "rollback":
-        raise UserError(
-            "on_collapse: expected warn or stop where several workers train together; received "
-            "rollback, which one process can do, on all its GPUs"
-        )
+    for key, others in (("on_collapse", "warn or stop"), ("on_nonfinite", "skip or stop")):
+        if placement.workers > 1 and getattr(settings, key) == "rollback":
+            raise UserError(
+                f"{key}: expected {others} where several workers train together; received "
+                "rollback, which one process can do, on all its GPUs"
+            )
 
 
 def _expect_epochs_ahead(run: Path, settings: Config, steps_done: int) -> None:
@@ -273,6 +277,10 @@ def _expect_same_settings(run: Path, former: Config, received: Config) -> None:
 def main(arguments) -> None:
     """Turns flags into a call of `train`."""
     flags = config.explicit_flags(arguments)
+    if not 0 <= arguments.wait_seconds < MOST_SECONDS:  # written so that NaN fails too
+        raise UserError(
+            f"--wait_seconds: expected 0 to {MOST_SECONDS:,}; received {arguments.wait_seconds}"
+        )
     if arguments.run and arguments.resume:
         raise UserError("--run and --resume: expected one of them; --run resumes as well")
     run = Path(arguments.run) if arguments.run else None

@@ -11,6 +11,8 @@ from pathlib import Path
 from tfgan_mnist import cli
 from tfgan_mnist.errors import UserError
 
+MOST_PIXELS = 1024  # a side
+
 
 def train_classifier(
     dataset: str = "mnist",
@@ -35,10 +37,10 @@ def train_classifier(
     Raises:
       UserError: no such data set, one that needs no classifier, or the folder is there already.
     """
-    if seed < 0:
-        raise UserError(f"--seed: expected 0 or more; received {seed}")
-    if image_size < 8:
-        raise UserError(f"--image_size: expected 8 or more; received {image_size}")
+    if not 0 <= seed < 2**31:
+        raise UserError(f"--seed: expected 0 to {2**31 - 1}; received {seed}")
+    if not 8 <= image_size <= MOST_PIXELS:
+        raise UserError(f"--image_size: expected 8 to {MOST_PIXELS:,}; received {image_size}")
     cli.start_tensorflow()
     import tensorflow as tf
 
@@ -51,6 +53,14 @@ def train_classifier(
         dataset, data_dir or None, manual_dir or None, image_size, channels or None
     )
     image_shape = data_set.train.images.shape[1:]
+    for name, part, fewest in (
+        ("training", data_set.train, classifier.BATCH_SIZE),
+        ("test", data_set.test, 1),
+    ):
+        if len(part.images) < fewest:
+            raise UserError(
+                f"{dataset}: expected at least {fewest} {name} images; it has {len(part.images)}"
+            )
 
     # Where it goes: found out before minutes are spent.
     folder = Path(output or classifier.folder_of(dataset, image_shape, data_dir))

@@ -76,12 +76,19 @@ def find(log: list[Row], evaluations: list[Row], real: np.ndarray, spread: float
 
 
 def non_finite(key: str, value: float) -> Finding:
-    """The finding of a loss, or another value of the step, that is NaN or infinite."""
+    """The finding of a value of the log that is NaN or infinite."""
     return Finding(
         "non-finite values",
         f"{key} became {value}",
         "lower learning rates, another --loss, or --precision=float32",
     )
+
+
+def skipped(steps: int) -> Finding:
+    """The finding of a step, or several in a row, that had an update left out."""
+    finding = non_finite("a gradient", math.nan)
+    times = f" in {steps} steps in a row" if steps > 1 else ""
+    return finding._replace(seen=f"a gradient was NaN or infinite{times}; its update was not made")
 
 
 def _too_strong(row: Row, first: Row, accuracy: float) -> Finding | None:

@@ -15,6 +15,7 @@ from keras import layers
 from tfgan_mnist import latents as latent_space
 from tfgan_mnist import losses
 from tfgan_mnist.config import Config, resolve
+from tfgan_mnist.models import guard
 from tfgan_mnist.models.layers import Adam, BatchNormalization, Dropout, normalised
 
 SAMPLE_BATCH = 500  # images per call in `sample`; 500 of 28x28 keep activations under 100 MB
@@ -94,12 +95,21 @@ class RunningMeans(keras.metrics.Metric):
             keras.Variable(0.0, dtype="float32", trainable=False) for _ in range(2 * len(keys))
         ]
 
-    def update_state(self, values: dict) -> None:
-        """Adds this replica's values of some keys: (B,) per example, or () per step."""
+    def update_state(self, values: dict, weights: dict | None = None) -> None:
+        """Adds this replica's values of some keys: (B,) per example, or () per step.
+
+        Args:
+          values: by key.
+          weights: 0.0 for keys whose values are to be left out, whatever they are, else 1.0.
+        """
         own = []
         for key in self.keys:
             value = tf.cast(values.get(key, tf.zeros([0])), tf.float32)
-            own += [tf.reduce_sum(value), tf.cast(tf.size(value), tf.float32)]
+            total, count = tf.reduce_sum(value), tf.cast(tf.size(value), tf.float32)
+            if weights and key in weights:
+                # Not a product: 0 times NaN is NaN.
+                total, count = tf.where(weights[key] > 0, total, 0.0), weights[key] * count
+            own += [total, count]
         context = tf.distribute.get_replica_context()
         # In one message, whose latency is what it costs.
         over_replicas = context.all_reduce(tf.distribute.ReduceOp.SUM, tf.stack(own))
@@ -110,6 +120,10 @@ class RunningMeans(keras.metrics.Metric):
         """Key -> mean; 0 for keys without values."""
         pairs = zip(self.keys, self.sums[::2], self.sums[1::2])
         return {key: tf.math.divide_no_nan(total.value, count.value) for key, total, count in pairs}
+
+    def total(self, key: str) -> float:
+        """The sum of the values of a key."""
+        return float(keras.ops.convert_to_numpy(self.sums[2 * self.keys.index(key)]))
 
 
 class Verdict(NamedTuple):
@@ -320,6 +334,12 @@ class GAN(keras.Model):
         optimizer.build(network.trainable_variables)
         return optimizer
 
+    @property
+    def scales_losses(self) -> bool:
+        """Whether gradients may overflow without more ado: float16's loss scale is halved then."""
+        optimizers = (self.d_optimizer, self.g_optimizer)
+        return any(isinstance(o, keras.optimizers.LossScaleOptimizer) for o in optimizers)
+
     def _maybe_symbolic_build(self, iterator=None, data_batch=None) -> None:
         """Nothing: all is built by `__init__` and `compile`.
 
@@ -331,7 +351,8 @@ class GAN(keras.Model):
         """Names of what a step reports.
 
         Accuracies are shares of the batch in [0, 1]; gradient norms are Euclidean, over all weights
-        of a network, before the optimizer.
+        of a network, before the optimizer. `skipped` is the share of the updates that were not
+        made, since gradients were not finite; the other values leave these updates out.
         """
         return (
             "d_loss",
@@ -340,6 +361,7 @@ class GAN(keras.Model):
             "d_fake_accuracy",
             "d_gradient_norm",
             "g_gradient_norm",
+            "skipped",
         )
 
     @property
@@ -351,20 +373,43 @@ class GAN(keras.Model):
 
         The fakes of D's last update serve G's: one forward pass of G for both. G then meets the
         discriminator that has already learnt from these fakes.
+
+        An update whose loss or gradients are not finite is left out, see `guard`. Steps are counted
+        on, so that the next one draws other latents.
         """
-        parts = self.discriminator_steps
+        parts, made = self.discriminator_steps, []
         for part, (reals, labels) in enumerate(self._split(self._unpack(data), parts)):
             draw = self.global_step * parts + part
             latents = self._draw_latents(tf.shape(reals)[0], draw)
+            before = self._written_in_passes()
             with tf.GradientTape() as g_tape:
                 fakes = self.generate(latents, labels, training=True)
-            d_logs = self._update_discriminator(reals, tf.stop_gradient(fakes), labels, draw)
-        g_logs = self._update_generator(g_tape, fakes, reals, labels)
+            d_logs, d_made = self._update_discriminator(
+                reals, tf.stop_gradient(fakes), labels, draw, before
+            )
+            made.append(d_made)
+        g_logs, g_made = self._update_generator(g_tape, fakes, reals, labels)
+        made.append(g_made)
         self.global_step.assign_add(1)
-        return self._track(d_logs | g_logs)
+        return self._track(
+            d_logs | g_logs | {"skipped": 1.0 - tf.stack(made)},
+            dict.fromkeys(d_logs, d_made) | dict.fromkeys(g_logs, g_made),
+        )
 
-    def _update_discriminator(self, reals, fakes, labels, draw) -> dict:
-        """One update of D on images (B, H, W, C) and labels (B,) or None; per-example logs (B,)."""
+    def _written_in_passes(self) -> list:
+        """The present values of what forward passes write."""
+        written = guard.written_in_passes(self.generator, self.discriminator)
+        return [tf.identity(variable.value) for variable in written]
+
+    def _update_discriminator(self, reals, fakes, labels, draw, before) -> tuple:
+        """One update of D on images (B, H, W, C) and labels (B,) or None.
+
+        Args:
+          before: `_written_in_passes` before the fakes were made.
+
+        Returns:
+          Logs, (B,) per example, and 1.0 if the update was made, else 0.0.
+        """
         with tf.GradientTape() as tape:
             # Two passes: batch norm must not mix the statistics of real and fake images.
             real = self.discriminate(reals, labels, training=True)
@@ -379,11 +424,13 @@ class GAN(keras.Model):
         variables = self.discriminator.trainable_variables
         gradients = tape.gradient(scaled, variables)
         logs = {"d_loss": per_example, "d_gradient_norm": _norm(gradients, self.d_optimizer)}
-        self._apply(self.d_optimizer, gradients, variables)
-        return logs | self._accuracies(real, fake, labels)
+        norm = logs["d_gradient_norm"]
+        made = self._update(self.d_optimizer, gradients, variables, scaled, norm, before)
+        return logs | self._accuracies(real, fake, labels), made
 
-    def _update_generator(self, g_tape, fakes, reals, labels) -> dict:
-        """One update of G, whose forward pass to `fakes` is on `g_tape`; per-example logs (B,)."""
+    def _update_generator(self, g_tape, fakes, reals, labels) -> tuple:
+        """One update of G, whose forward pass to `fakes` is on `g_tape`; returns as that of D."""
+        before = self._written_in_passes()
         with tf.GradientTape() as tape:
             tape.watch(fakes)
             fake = self.discriminate(fakes, labels, training=True)
@@ -399,22 +446,13 @@ class GAN(keras.Model):
         variables = self.generator.trainable_variables
         gradients = g_tape.gradient(fakes, variables, output_gradients=upstream)
         logs = {"g_loss": per_example, "g_gradient_norm": _norm(gradients, self.g_optimizer)}
-        self._apply(self.g_optimizer, gradients, variables)
-        return logs
+        norm = logs["g_gradient_norm"]
+        made = self._update(self.g_optimizer, gradients, variables, scaled, norm, before)
+        return logs, made
 
-    @staticmethod
-    def _apply(optimizer, gradients, variables) -> None:
-        """Updates `variables` by this replica's share of the gradients."""
-        context = tf.distribute.get_replica_context()
-        scaling = isinstance(optimizer, keras.optimizers.LossScaleOptimizer)
-        if scaling and context.num_replicas_in_sync > 1:
-            # Each replica would decide by its own gradients whether to skip the update and halve
-            # the scale. NaN in one place has them all decide as the one that overflowed.
-            finite = [tf.reduce_all(tf.math.is_finite(gradient)) for gradient in gradients]
-            own = tf.where(tf.reduce_all(finite), 0.0, np.nan)
-            everybodys = context.all_reduce(tf.distribute.ReduceOp.SUM, own)
-            gradients = [gradients[0] + everybodys, *gradients[1:]]
-        optimizer.apply_gradients(zip(gradients, variables))
+    def _update(self, optimizer, gradients, variables, loss, norm, before):
+        written = guard.written_in_passes(self.generator, self.discriminator)
+        return guard.update(optimizer, gradients, variables, loss, norm, written, before)
 
     def _penalty(self, reals, fakes, labels, draw):
         """The regularisers of D's loss, (B,)."""
@@ -484,9 +522,9 @@ class GAN(keras.Model):
         first = num * context.replica_id_in_sync_group
         return numbers[first : first + num]
 
-    def _track(self, logs: dict) -> dict:
+    def _track(self, logs: dict, weights: dict | None = None) -> dict:
         """Adds values, (B,) per example or () per step, to the running means; returns the means."""
-        self.means.update_state(logs)
+        self.means.update_state(logs, weights)
         means = {key: mean for key, mean in self.means.result().items() if key in logs}
         if isinstance(tf.distribute.get_strategy(), tf.distribute.MultiWorkerMirroredStrategy):
             # Keras takes the mean over axis 0 of what workers return, and a scalar has none
@@ -662,15 +700,11 @@ def _norm(gradients: list, optimizer: keras.optimizers.Optimizer):
 
     To be called before they are applied, which may change the scale.
 
-    With several replicas each reports that of its own share of the batch. A step that is skipped,
-    since its float16 gradients overflowed, counts as 0: only the loss scale was too large.
+    With several replicas each reports that of its own share of the batch.
     """
     replicas = tf.distribute.get_replica_context().num_replicas_in_sync
     scale = optimizer.scale_loss(tf.ones([])) / replicas
-    norm = tf.linalg.global_norm(gradients) / scale
-    if isinstance(optimizer, keras.optimizers.LossScaleOptimizer):
-        norm = tf.where(tf.math.is_finite(norm), norm, 0.0)
-    return norm
+    return tf.linalg.global_norm(gradients) / scale
 
 
 def _number(variable) -> int:

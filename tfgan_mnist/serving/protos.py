@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 from google.protobuf import descriptor_pb2, descriptor_pool, message_factory, text_format
 
+from tfgan_mnist import files
 from tfgan_mnist.errors import UserError
 
 WARMUP = Path("assets.extra", "tf_serving_warmup_requests")  # in the folder of a version
@@ -82,8 +83,8 @@ def read_text(path: str, message: Any) -> Any:
       OSError: it cannot be read.
     """
     try:
-        return text_format.Parse(Path(path).read_text(encoding="utf-8"), message)
-    except (text_format.ParseError, UnicodeDecodeError) as error:
+        return text_format.Parse(files.read_text(path), message)
+    except (text_format.ParseError, RecursionError) as error:
         kind = message.DESCRIPTOR.name
         raise UserError(f"{path}: expected a {kind} in text format: {error}") from error
 

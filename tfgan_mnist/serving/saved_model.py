@@ -13,6 +13,7 @@ import numpy as np
 import tensorflow as tf
 from tensorflow.core.protobuf import error_codes_pb2
 
+from tfgan_mnist.serving import operations
 from tfgan_mnist.serving.errors import RequestError, invalid
 
 MAX_MESSAGE = 1000  # characters of TensorFlow's, which may hold a whole tensor
@@ -28,8 +29,10 @@ class SavedModel:
         """Loads the SavedModel in `folder`, for the CPU alone if so wanted.
 
         Raises:
+          ValueError: it would do more than compute; see `operations`.
           ValueError, OSError, RuntimeError, tf.errors.OpError: it cannot be loaded.
         """
+        operations.expect_harmless(folder)
         loader = tf.compat.v1.saved_model
         # Not the whole memory of a GPU: several models share it.
         config = tf.compat.v1.ConfigProto(

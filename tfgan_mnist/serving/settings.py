@@ -2,7 +2,6 @@
 
 import argparse
 import dataclasses
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -13,11 +12,10 @@ METRICS_PATH = "/monitoring/prometheus/metrics"
 
 
 MAX_PORT = 65535
+MOST = 2**31  # seconds, milliseconds or bytes; timers do not take any number
 
 
-def option(
-    default, meaning: str, at_least: float | None = None, at_most: float = sys.float_info.max
-):
+def option(default, meaning: str, at_least: float | None = None, at_most: float = MOST):
     """A field with its manual."""
     metadata = {"meaning": meaning, "at_least": at_least, "at_most": at_most}
     return dataclasses.field(default=default, metadata=metadata)
@@ -49,7 +47,7 @@ class Settings:
             value, low = getattr(self, field.name), field.metadata["at_least"]
             high = field.metadata["at_most"]
             if low is not None and not low <= value <= high:
-                bounds = f">= {low}" + (f" and <= {high}" if high == MAX_PORT else "")
+                bounds = f">= {low} and <= {high}"
                 raise UserError(f"--{field.name}: expected a value {bounds}; received {value}")
         if bool(self.model_base_path) == bool(self.model_config_file):
             raise UserError(
