@@ -1,16 +1,21 @@
 """What all commands do alike: parse flags, run, and tell the user's errors from the program's."""
 
+import atexit
+import contextlib
 import difflib
+import functools
 import os
 import re
 import sys
 import tempfile
 from collections.abc import Callable
+from pathlib import Path
 from typing import NoReturn
 
 from absl import app, logging
 from absl.flags import argparse_flags
 
+from tfgan_mnist import files
 from tfgan_mnist.errors import Stopped, UserError, WorkerLost
 
 EXIT_USER_ERROR = 2
@@ -76,6 +81,7 @@ def start_tensorflow() -> None:
     up, so stderr's file descriptor is turned away meanwhile; what was written is shown if the
     import fails.
     """
+    _own_temporary_folder()
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
     sys.stderr.flush()
     stderr = os.dup(2)
@@ -94,3 +100,17 @@ def start_tensorflow() -> None:
         finally:
             os.dup2(stderr, 2)
             os.close(stderr)
+
+
+@functools.cache
+def _own_temporary_folder() -> None:
+    """Has this process's temporary files removed, by the next command if this one is killed.
+
+    They are AutoGraph's: a file of some KB for each function that TensorFlow translates.
+    """
+    with contextlib.suppress(OSError), contextlib.ExitStack() as stack:
+        beside = Path(tempfile.gettempdir(), "tfgan_mnist")
+        folder = stack.enter_context(files.temporary(beside))
+        folder.mkdir(mode=0o700)
+        tempfile.tempdir = str(folder)
+        atexit.register(stack.pop_all().close)
