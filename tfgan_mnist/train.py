@@ -161,13 +161,16 @@ def _train(settings: Config, run: Path | None, placement: "Placement") -> Path:
             stop,
         ]
         report = quality.TestReport(run, data_set, judge, settings.data_dir)
-        publish = callbacks.ExportSavedModel(Path(settings.export_root) / settings.model, run)
+        # A run that goes on may have been killed when its export was there and it had not said so.
+        publish = callbacks.ExportSavedModel(
+            Path(settings.export_root) / settings.model, run, unless_there=resumed
+        )
         at_the_end = [
             callbacks.RestoreBest(run),
             callbacks.CopyFromChief(placement),
             report,
-            publish,
             callbacks.Pictures(run),
+            publish,
         ]
         if not placement.is_chief:
             # What all workers have to take part in. The rest needs no partner, and is the chief's.
