@@ -50,6 +50,15 @@ class ImageData(NamedTuple):
     class_names: tuple[str, ...]  # by label
     test_split: str = "test"  # some data sets have a validation split instead
 
+    @property
+    def fingerprint(self) -> str:
+        """The same for the same images and labels in the same order; 0.2 s for MNIST."""
+        digest = hashlib.sha256()
+        for array in (*self.train, *self.test):
+            digest.update(f"{array.dtype}{array.shape}".encode())
+            digest.update(np.ascontiguousarray(array))
+        return digest.hexdigest()[:16]
+
 
 def load(
     name: str = "mnist",

@@ -48,6 +48,7 @@ class DataFacts(NamedTuple):
     image_shape: tuple[int, int, int]
     num_classes: int
     num_images: int  # training images
+    fingerprint: str = ""  # of all images and labels; older runs have none
 
 
 def create(

@@ -84,6 +84,7 @@ def _train(settings: Config, run: Path | None, placement: "Placement") -> Path:
         image_shape=data_set.train.images.shape[1:],
         num_classes=data_set.num_classes,
         num_images=len(data_set.train.images),
+        fingerprint=data_set.fingerprint,
     )
     # Held out even where there is no classifier yet: the run stays the same when there will be one.
     evaluated = settings.epochs_per_evaluation > 0
@@ -111,7 +112,7 @@ def _train(settings: Config, run: Path | None, placement: "Placement") -> Path:
     with runs.locked(run):
         if resumed:
             _expect_same_settings(run, runs.read(run)[0], settings)
-            _expect_same_data(run, facts)
+            _expect_same_data(run, facts, settings)
             for folder in (run, run / runs.SAMPLES, run / checkpoints.FOLDER):
                 files.sweep(folder)
 
@@ -256,11 +257,19 @@ def _expect_epochs_ahead(run: Path, settings: Config, steps_done: int) -> None:
         )
 
 
-def _expect_same_data(run: Path, facts: runs.DataFacts) -> None:
+def _expect_same_data(run: Path, received: runs.DataFacts, settings: Config) -> None:
     """Raises UserError when the run was begun on other data."""
     _, former = runs.read(run)
-    if facts != former:
-        raise UserError(f"{run} was begun on {former._asdict()}; received {facts._asdict()}")
+    if not former.fingerprint:
+        former = former._replace(fingerprint=received.fingerprint)
+    pairs = zip(former._fields, former, received)
+    differences = [f"{key} {was!r}, now {now!r}" for key, was, now in pairs if was != now]
+    if differences:
+        where = files.data_folder(settings.data_dir)
+        raise UserError(
+            f"{run} was begun on other data than the {settings.dataset} that is in {where} now: "
+            f"{'; '.join(differences)}. Put the former data there, or begin another run."
+        )
 
 
 def _expect_same_settings(run: Path, former: Config, received: Config) -> None:
