@@ -1,7 +1,8 @@
 """Checkpoints: the whole state of training, complete on disk or not there at all."""
 
+import contextlib
+import json
 import re
-import shutil
 from pathlib import Path
 
 import keras
@@ -14,6 +15,7 @@ from tfgan_mnist.errors import UserError
 from tfgan_mnist.models import GAN
 
 FOLDER = "checkpoints"
+VERSIONS = "versions.json"  # in a checkpoint, of what wrote it
 KEEP = 2  # the newest, and one to fall back on if that turns out to be damaged
 
 
@@ -29,16 +31,19 @@ def save(run: Path, model: GAN) -> Path:
     path = _path(run, step)
     if path.exists():
         # It could not be read, or training would have gone on from it.
-        shutil.rmtree(path)
+        files.remove(path)
     try:
         with files.publish(path) as partial:
+            partial.mkdir()
             _checkpoint(model).write(str(partial / "state"))
+            (partial / VERSIONS).write_text(json.dumps(_versions()) + "\n")
     except tf.errors.OpError as error:
         raise UserError(f"{path}: the checkpoint cannot be written: {error.message}") from error
     best = runs.best_step(run)
     for old in found(run)[KEEP:]:
         if best is None or old != _path(run, best):
-            shutil.rmtree(old, ignore_errors=True)
+            with contextlib.suppress(OSError):  # it may be removed the next time
+                files.remove(old)
     return path
 
 
@@ -46,7 +51,8 @@ def restore(run: Path, model: GAN, step: int | None = None) -> int:
     """Puts the newest readable checkpoint of a run into `model`, and returns its step.
 
     TensorFlow checks the stored CRC of every tensor it reads. A damaged checkpoint is named in a
-    warning and the one before it is used.
+    warning and the one before it is used. One that another TensorFlow or Keras wrote is used, and
+    a warning says so.
 
     Args:
       step: of the checkpoint to take if it is there.
@@ -58,12 +64,20 @@ def restore(run: Path, model: GAN, step: int | None = None) -> int:
     if step is not None:
         paths.sort(key=lambda path: path != _path(run, step))  # first; the others keep their order
     for path in paths:
+        others = _other_versions(path)
         try:
             _checkpoint(model).read(str(path / "state")).assert_consumed()
-        except (tf.errors.OpError, AssertionError, ValueError) as error:
-            reason = str(error).strip().splitlines()[0]
-            logging.warning("%s cannot be read and is passed over: %s", path, reason)
+        except Exception as error:  # a damaged file raises whatever it comes to
+            reason = (str(error).strip() or repr(error)).splitlines()[0]
+            by = f" (written by {others})" if others else ""
+            logging.warning("%s%s cannot be read and is passed over: %s", path, by, reason)
         else:
+            if others:
+                logging.warning(
+                    "%s was written by %s. What follows may differ from a run without the change.",
+                    path,
+                    others,
+                )
             return model.steps_done
     expected = run / FOLDER
     raise UserError(
@@ -120,6 +134,35 @@ def found(run: Path) -> list[Path]:
     """The checkpoints of a run, the newest first."""
     paths = (run / FOLDER).glob("step_*")
     return sorted((p for p in paths if re.fullmatch(r"step_\d{8}", p.name)), reverse=True)
+
+
+def _other_versions(path: Path) -> str:
+    """How TensorFlow and Keras that wrote a checkpoint differ from those here; "" when they do not.
+
+    For instance "keras 3.14.0, older than 3.15.1 here".
+    """
+    file = path / VERSIONS
+    try:
+        if file.exists():
+            by = json.loads(file.read_text())
+        else:  # of before checkpoints had one
+            by = json.loads((path.parents[1] / runs.CONFIG).read_text())["versions"]
+        return " and ".join(
+            f"{package} {by[package]}, "
+            f"{'newer' if _numbers(by[package]) > _numbers(here) else 'older'} than {here} here"
+            for package, here in _versions().items()
+            if by[package] != here
+        )
+    except (OSError, ValueError, LookupError, TypeError):
+        return ""  # damaged, or of before runs had them
+
+
+def _versions() -> dict[str, str]:
+    return {"tensorflow": tf.__version__, "keras": keras.__version__}
+
+
+def _numbers(version: str) -> list[int]:
+    return [int(number) for number in re.findall(r"\d+", version)]
 
 
 def _path(run: Path, step: int) -> Path:
