@@ -153,3 +153,17 @@ def test_a_folder_is_removed_at_once(tmp_path, monkeypatch):
     assert os.listdir(tmp_path) == []
     with pytest.raises(FileNotFoundError):
         files.remove(folder)
+
+
+@pytest.mark.parametrize("harm", ["read-only", "full"])
+def test_an_error_names_the_path_and_not_the_temporary_one(harm, tmp_path, monkeypatch):
+    def refuse(self, text):
+        raise OSError(28, "No space") if harm == "full" else OSError(30, "Read-only", str(self))
+
+    monkeypatch.setattr(files.Path, "write_text", refuse)
+    with (
+        pytest.raises(OSError) as raised,  # noqa: PT011 - of any number
+        files.publish(tmp_path / "log.csv") as partial,
+    ):
+        partial.write_text("")
+    assert raised.value.filename == str(tmp_path / "log.csv")

@@ -30,15 +30,21 @@ def publish(path: str | os.PathLike) -> Iterator[Path]:
       path: the final path. Its parent folders are created.
 
     Raises:
-      OSError: from writing or renaming (disk full, read-only, folder exists).
+      OSError: from writing or renaming (disk full, read-only, folder exists); it names `path`.
     """
     path = Path(path)
     with temporary(path) as partial:
-        yield partial
-        for file in [partial, *partial.rglob("*")]:
-            _sync(file)
-        os.rename(partial, path)
-        _sync(path.parent)
+        try:
+            yield partial
+            for file in [partial, *partial.rglob("*")]:
+                _sync(file)
+            os.rename(partial, path)
+            _sync(path.parent)
+        except OSError as error:
+            # Writing to an open file tells no name, and the temporary one tells users nothing.
+            if error.filename in (None, str(partial)):
+                error.filename = str(path)
+            raise
 
 
 def remove(folder: str | os.PathLike) -> None:
