@@ -296,6 +296,20 @@ def test_other_versions_are_told(others, message, run, caplog):
     assert [each.getMessage() for each in caplog.records] == [record.getMessage()] * 2
 
 
+def test_a_kill_between_a_save_and_the_removal_of_the_oldest(run, begun):
+    """After the last epoch no save would remove it."""
+    for step in (1, 2):
+        shutil.copytree(checkpoints.found(run)[0], run / "checkpoints" / f"step_{step:08d}")
+    runs.write_rows(run / runs.EVALUATIONS, [{"epoch": 1.0, "step": 1.0, "fid": 9.0}])
+    checkpoints.prune(run, STEPS)
+    assert [int(path.name[5:]) for path in checkpoints.found(run)] == [STEPS, 2, 1]  # 1 is the best
+    runs.write_rows(run / runs.EVALUATIONS, [])
+    checkpoints.prune(run, 1)  # what training went on from, when the others cannot be read
+    assert len(checkpoints.found(run)) == 3
+    checkpoints.prune(run, STEPS)
+    assert [int(path.name[5:]) for path in checkpoints.found(run)] == [STEPS, 2]
+
+
 # --- Data -----------------------------------------------------------------------------------------
 
 

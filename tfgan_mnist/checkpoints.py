@@ -22,7 +22,7 @@ KEEP = 2  # the newest, and one to fall back on if that turns out to be damaged
 def save(run: Path, model: GAN) -> Path:
     """Writes `checkpoints/step_<global step>/` of a run.
 
-    Of the earlier ones stay the newest `KEEP` - 1, and that of the best evaluation.
+    Of the earlier ones stay those that `prune` tells.
 
     Raises:
       UserError, OSError: it cannot be written; the checkpoints before it are still there.
@@ -38,13 +38,23 @@ def save(run: Path, model: GAN) -> Path:
             _checkpoint(model).write(str(partial / "state"))
             (partial / VERSIONS).write_text(json.dumps(_versions()) + "\n")
     except tf.errors.OpError as error:
-        raise UserError(f"{path}: the checkpoint cannot be written: {error.message}") from error
-    best = runs.best_step(run)
-    for old in found(run)[KEEP:]:
-        if best is None or old != _path(run, best):
-            with contextlib.suppress(OSError):  # it may be removed the next time
-                files.remove(old)
+        # After the names of operations and temporary files, before that of the operation again.
+        reason = error.message.rpartition(";")[2].partition("[Op:")[0].strip()
+        raise UserError(f"{path}: the checkpoint cannot be written: {reason}") from error
+    prune(run, step)
     return path
+
+
+def prune(run: Path, step: int) -> None:
+    """Removes all checkpoints but the newest `KEEP`, that of `step` and the best evaluation's.
+
+    What cannot be removed stays: it may be removed the next time.
+    """
+    needed = [_path(run, each) for each in (step, runs.best_step(run)) if each is not None]
+    for old in found(run)[KEEP:]:
+        if old not in needed:
+            with contextlib.suppress(OSError):
+                files.remove(old)
 
 
 def restore(run: Path, model: GAN, step: int | None = None) -> int:

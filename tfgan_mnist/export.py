@@ -251,7 +251,8 @@ def _write(model: "GAN", folder: Path, card: dict[str, Any]) -> None:
         archive.write_out(folder, verbose=False)
         _write_warmup(folder, _requests(model, endpoints, WARMUP_ROWS))
     except tf.errors.OpError as error:
-        reason = error.message.rpartition(";")[2].strip()  # after operations and temporary names
+        # After the names of operations and temporary files, before that of the operation again.
+        reason = error.message.rpartition(";")[2].partition("[Op:")[0].strip()
         raise UserError(f"{folder.parent}: cannot write an export: {reason}") from error
     _check(model, folder, endpoints)
     (folder / CARD).write_text(json.dumps(card, indent=2) + "\n")

@@ -131,6 +131,7 @@ def _train(settings: Config, run: Path | None, placement: "Placement") -> Path:
         _expect_epochs_ahead(run, settings, model.steps_done)
         epoch, steps_done = divmod(model.steps_done, settings.steps_per_epoch)
         runs.drop_rows_after(run, epoch)
+        checkpoints.prune(run, model.steps_done)  # a kill may have come between a save and this
         exported = run / runs.EXPORTED
         finished = epoch >= settings.epochs and exported.exists()
         if distribution.chief_says(placement, finished):
