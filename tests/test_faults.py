@@ -169,6 +169,34 @@ def test_checks_can_fail(begun, tmp_path):
         kills.expect_whole(one)
 
 
+@pytest.mark.parametrize("whose", ["new", "left", "others"])
+def test_temporary_files_go_with_the_next_command(whose, tmp_path):
+    """Those of a killed one; but what others can write to is not used."""
+    users = tmp_path / f"tfgan_mnist-{os.getuid()}"
+    if whose != "new":
+        (users / ".0a1b2c3d.partial.temporary").mkdir(parents=True)
+        users.chmod(0o700 if whose == "left" else 0o777)
+    program = (
+        "from tfgan_mnist import cli; cli._own_temporary_folder(); cli._own_temporary_folder()\n"
+        "import tempfile, os\n"
+        "print(tempfile.gettempdir()); print(*os.listdir(os.path.dirname(tempfile.gettempdir())))\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", program],
+        env=os.environ | {"TMPDIR": str(tmp_path)},
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    folder, beside = done.stdout.splitlines()
+    if whose == "others":
+        assert folder == str(tmp_path)
+        assert len(os.listdir(users)) == 1
+    else:
+        assert folder.startswith(f"{users}/.") and folder == f"{users}/{beside}"
+        assert os.listdir(users) == []
+
+
 # --- Disks ----------------------------------------------------------------------------------------
 
 

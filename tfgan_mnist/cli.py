@@ -6,6 +6,7 @@ import difflib
 import functools
 import os
 import re
+import stat
 import sys
 import tempfile
 from collections.abc import Callable
@@ -109,8 +110,13 @@ def _own_temporary_folder() -> None:
     They are AutoGraph's: a file of some KB for each function that TensorFlow translates.
     """
     with contextlib.suppress(OSError), contextlib.ExitStack() as stack:
-        beside = Path(tempfile.gettempdir(), "tfgan_mnist")
-        folder = stack.enter_context(files.temporary(beside))
-        folder.mkdir(mode=0o700)
+        # Not beside everybody's: what is locked there would be this user's affair only.
+        users = Path(tempfile.gettempdir(), f"tfgan_mnist-{os.getuid()}")
+        users.mkdir(mode=0o700, exist_ok=True)
+        found = users.lstat()
+        if not stat.S_ISDIR(found.st_mode) or found.st_mode & 0o077 or found.st_uid != os.getuid():
+            return  # somebody else's, who could put code of theirs there
+        folder = stack.enter_context(files.temporary(users / "temporary"))
+        folder.mkdir()
         tempfile.tempdir = str(folder)
         atexit.register(stack.pop_all().close)
