@@ -56,7 +56,7 @@ class ImageData(NamedTuple):
         digest = hashlib.sha256()
         for array in (*self.train, *self.test):
             digest.update(f"{array.dtype}{array.shape}".encode())
-            digest.update(np.ascontiguousarray(array))
+            digest.update(np.ascontiguousarray(array).data)
         return digest.hexdigest()[:16]
 
 
