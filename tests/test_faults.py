@@ -14,6 +14,7 @@ import shutil
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import checkpoint_values
 import numpy as np
@@ -75,9 +76,8 @@ def those_digits(monkeypatch):
     monkeypatch.setattr(data, "load", lambda *_: digits())
 
 
-def start(root, *flags) -> None:
-    """The train command in this process."""
-    values = [
+def flags(root, *more) -> list[str]:
+    return [
         *kills.MODEL,
         f"--epochs={EPOCHS}",
         f"--steps_per_epoch={STEPS}",
@@ -86,12 +86,17 @@ def start(root, *flags) -> None:
         "--epochs_per_evaluation=0",
         f"--run_root={root / 'runs'}",
         f"--export_root={root / 'exports'}",
+        *more,
     ]
-    train.main(train.parser().parse_args([*values, *flags]))
 
 
-def go_on(run, *flags) -> None:
-    start(run.parent, f"--run={run}", *flags)
+def start(root, *more) -> None:
+    """The train command in this process."""
+    train.main(train.parser().parse_args(flags(root, *more)))
+
+
+def go_on(run, *more) -> None:
+    start(run.parent, f"--run={run}", *more)
 
 
 def tree(folder):
@@ -108,23 +113,41 @@ def real(monkeypatch, tmp_path, data_dir, mnist):
     small_mnist.write(tmp_path / "data", data_dir)
 
     def place(name):
-        flags = kills.PLAIN.flags
-        return kills.Place(tmp_path / name, tmp_path / "data", tmp_path / "tmp", flags)
+        return kills.Place(tmp_path / name, tmp_path / "data", tmp_path / "tmp", kills.PLAIN.flags)
 
     return place
 
 
-def test_killed_in_a_checkpoint_and_after_an_export(real):
+def test_killed_in_a_checkpoint_and_after_an_export(begun, tmp_path):
     """In a half-written folder, and when the export is there that the run does not know of."""
-    place, whole = real("killed"), real("whole")
-    for moment in (r"\.partial\.step_00000008/", r"\.partial\.exported"):
-        life = kills.Life(place, 2, 4, f"kill:{moment}")
-        assert life.end() == -9, life.said
-        assert kills.leftovers(place.root, place.tmp)
+    place = kills.Place(tmp_path / "killed", tmp_path, tmp_path / "tmp")
+    place.root.mkdir()
+    program = (
+        "import sys, test_faults\n"
+        "from tests.faults import audited\n"
+        "test_faults.data.load = lambda *_: test_faults.digits()\n"
+        "audited.main()\n"
+    )
+    tests = Path(__file__).parent
+    for moment in (r"\.partial\.step_00000006/", r"\.partial\.exported"):
+        arguments = [f"kill:{moment}", str(place.root), *flags(place.root, f"--run={place.run}")]
+        done = subprocess.run(
+            [sys.executable, "-c", program, *arguments],
+            env=os.environ | {"PYTHONPATH": f"{tests}:{tests.parent}"},
+            capture_output=True,
+            text=True,
+        )
+        assert done.returncode == -9, done.stdout + done.stderr
+        assert bool(kills.leftovers(place.root)) == ("step" in moment)
         kills.expect_whole(place)
-    for each in (place, whole):
-        train.main(train.parser().parse_args(each.flags(2, 4)))
-    kills.expect_same(place, whole)
+    assert os.listdir(place.exports) == ["1"] and not (place.run / runs.EXPORTED).exists()
+    go_on(place.run)
+    _, whole = begun
+    kills.expect_whole(place)
+    assert os.listdir(place.exports) == ["1"]
+    checkpoint_values.assert_same(place.run, whole)
+    names = [{path.relative_to(each) for path in each.rglob("*")} for each in (place.run, whole)]
+    assert names[0] == names[1]
 
 
 @pytest.mark.slow
@@ -371,15 +394,6 @@ def test_a_fingerprint_is_of_everything():
     assert len({of(), *others}) == 5
 
 
-def test_a_run_of_before_fingerprints_goes_on_and_gets_one(run, begun):
-    description = json.loads((run / runs.CONFIG).read_text())
-    fingerprint = description["data"].pop("fingerprint")
-    (run / runs.CONFIG).write_text(json.dumps(description))
-    go_on(run)
-    assert runs.read(run)[1].fingerprint == fingerprint == digits().fingerprint
-    checkpoint_values.assert_same(run, begun[1])
-
-
 @pytest.mark.slow
 def test_data_that_vanish_or_change(real, data_dir):
     place, whole = real("run"), real("whole")
@@ -398,8 +412,12 @@ def test_data_that_vanish_or_change(real, data_dir):
 # --- Clocks, and other commands -------------------------------------------------------------------
 
 
-def test_clocks_may_jump(run, begun, monkeypatch):
-    """Back to 1970 and on to 2100 at every look, as files' times do."""
+def test_clocks_may_jump_and_the_run_be_an_old_one(run, begun, monkeypatch):
+    """To 1970 and to 2100 at every look, as files' times do, in a run that has no fingerprint."""
+    description = json.loads((run / runs.CONFIG).read_text())
+    fingerprint = description["data"].pop("fingerprint")
+    (run / runs.CONFIG).write_text(json.dumps(description))
+    (checkpoints.found(run)[0] / checkpoints.VERSIONS).unlink()
     chance = random.Random(0)
 
     def jumping():
@@ -418,6 +436,7 @@ def test_clocks_may_jump(run, begun, monkeypatch):
     go_on(run)
     checkpoint_values.assert_same(run, begun[1])
     assert (run.parent / "exports" / "gan" / "1").exists()
+    assert runs.read(run)[1].fingerprint == fingerprint == digits().fingerprint
 
 
 def test_a_folder_that_is_no_run_is_refused(tmp_path):
