@@ -308,7 +308,7 @@ class Found:
     def __str__(self) -> str:
         counts = [(moment, self.kills[moment], self.leaving[moment]) for moment in self.kills]
         rows = [
-            ("killed in", "kills", "left a temporary file or folder"),
+            ("killed in", "kills", "a temporary file or folder lay there"),
             ("---", "---", "---"),
             *sorted(counts),
             ("all", self.kills.total(), self.leaving.total()),
