@@ -92,3 +92,78 @@ def test_a_killed_writer_leaves_no_output(tmp_path):
     assert subprocess.run([sys.executable, "-c", script, path]).returncode == -9
     assert not path.exists()
     assert [file.name[0] for file in tmp_path.iterdir()] == ["."]  # what is left is hidden
+
+
+def test_the_next_writer_removes_what_a_killed_one_left(tmp_path):
+    left = [tmp_path / ".0a1b2c3d.partial.old.csv", tmp_path / ".4e5f6071.partial.12"]
+    left[0].write_text("half")
+    (left[1] / "variables").mkdir(parents=True)
+    of_others = tmp_path / ".film.partial.mp4"
+    of_others.touch()
+    with files.publish(tmp_path / "log.csv") as partial:
+        partial.write_text("whole")
+    assert sorted(os.listdir(tmp_path)) == [of_others.name, "log.csv"]
+
+
+def test_what_another_process_is_writing_stays(tmp_path):
+    script = (
+        "import sys\n"
+        "from tfgan_mnist import files\n"
+        "with files.publish(sys.argv[1]) as partial:\n"
+        "    partial.write_text('mine')\n"
+        "    print(flush=True)\n"
+        "    sys.stdin.read()\n"
+    )
+    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE}
+    other = subprocess.Popen([sys.executable, "-c", script, tmp_path / "theirs"], **pipes)
+    other.stdout.readline()
+    with files.publish(tmp_path / "mine") as partial:
+        partial.write_text("mine")
+    other.communicate()
+    assert other.returncode == 0
+    assert sorted(os.listdir(tmp_path)) == ["mine", "theirs"]
+
+
+def test_writing_needs_no_locks(tmp_path, monkeypatch):
+    """As on file systems that have none; then nothing is swept."""
+
+    def no_locks(*_):
+        raise OSError(38, "Function not implemented")
+
+    monkeypatch.setattr(files.fcntl, "flock", no_locks)
+    left = tmp_path / ".0a1b2c3d.partial.old.csv"
+    left.touch()
+    with files.publish(tmp_path / "log.csv") as partial:
+        partial.write_text("whole")
+    assert sorted(os.listdir(tmp_path)) == [left.name, "log.csv"]
+
+
+def test_a_folder_is_removed_at_once(tmp_path, monkeypatch):
+    folder = tmp_path / "step_00000008"
+    (folder / "inner").mkdir(parents=True)
+    seen = []
+    rmtree = files.shutil.rmtree
+    monkeypatch.setattr(
+        files.shutil,
+        "rmtree",
+        lambda path, **options: (seen.append(folder.exists()), rmtree(path, **options)),
+    )
+    files.remove(folder)
+    assert seen == [False]
+    assert os.listdir(tmp_path) == []
+    with pytest.raises(FileNotFoundError):
+        files.remove(folder)
+
+
+@pytest.mark.parametrize("harm", ["read-only", "full"])
+def test_an_error_names_the_path_and_not_the_temporary_one(harm, tmp_path, monkeypatch):
+    def refuse(self, text):
+        raise OSError(28, "No space") if harm == "full" else OSError(30, "Read-only", str(self))
+
+    monkeypatch.setattr(files.Path, "write_text", refuse)
+    with (
+        pytest.raises(OSError) as raised,  # noqa: PT011 - of any number
+        files.publish(tmp_path / "log.csv") as partial,
+    ):
+        partial.write_text("")
+    assert raised.value.filename == str(tmp_path / "log.csv")

@@ -226,7 +226,10 @@ def test_a_finished_run_goes_on_for_more_epochs(flags, tmp_path):
 def test_what_a_kill_left_behind_is_swept(flags, tmp_path):
     run_train(flags("gan", epochs=1))
     run = tmp_path / "runs" / "0001-gan"
-    left = [run / "checkpoints" / ".0a.partial.step_00000008", run / ".0b.partial.log.csv"]
+    left = [
+        run / "checkpoints" / ".0a1b2c3d.partial.step_00000008",
+        run / ".0b1c2d3e.partial.log.csv",
+    ]
     left[0].mkdir()
     left[1].write_text("half a r")
     run_train([f"--resume={run}", "--epochs=2"])

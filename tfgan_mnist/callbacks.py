@@ -219,17 +219,19 @@ class ExportSavedModel(keras.callbacks.Callback):
     Args:
       base_path: `saved_models/dcgan`, say.
       run: folder of the run, which the model card then describes.
+      unless_there: a version that was made of the same will do.
     """
 
-    def __init__(self, base_path: str | Path, run: Path | None = None):
+    def __init__(self, base_path: str | Path, run: Path | None = None, unless_there: bool = False):
         super().__init__()
         self.base_path = Path(base_path)
         self.run = run
+        self.unless_there = unless_there
         self.exported: Path | None = None
 
     def on_train_end(self, logs=None):
         card = export.describe_run(self.run) if self.run else None
-        self.exported = export.export(self.model, self.base_path, card)
+        self.exported = export.export(self.model, self.base_path, card, self.unless_there)
 
 
 def expect_tensorboard() -> None:

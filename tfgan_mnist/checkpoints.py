@@ -1,7 +1,8 @@
 """Checkpoints: the whole state of training, complete on disk or not there at all."""
 
+import contextlib
+import json
 import re
-import shutil
 from pathlib import Path
 
 import keras
@@ -15,13 +16,14 @@ from tfgan_mnist.errors import UserError
 from tfgan_mnist.models import GAN
 
 FOLDER = "checkpoints"
+VERSIONS = "versions.json"  # in a checkpoint, of what wrote it
 KEEP = 2  # the newest, and one to fall back on if that turns out to be damaged
 
 
 def save(run: Path, model: GAN) -> Path:
     """Writes `checkpoints/step_<global step>/` of a run.
 
-    Of the earlier ones stay the newest `KEEP` - 1, and that of the best evaluation.
+    Of the earlier ones stay those that `prune` tells.
 
     Raises:
       UserError, OSError: it cannot be written, or holds what is not finite; the checkpoints before
@@ -32,24 +34,38 @@ def save(run: Path, model: GAN) -> Path:
     path = _path(run, step)
     if path.exists():
         # It could not be read, or training would have gone on from it.
-        shutil.rmtree(path)
+        files.remove(path)
     try:
         with files.publish(path) as partial:
+            partial.mkdir()
             _checkpoint(model).write(str(partial / "state"))
+            (partial / VERSIONS).write_text(json.dumps(_versions()) + "\n")
     except tf.errors.OpError as error:
-        raise UserError(f"{path}: the checkpoint cannot be written: {error.message}") from error
-    best = runs.best_step(run)
-    for old in found(run)[KEEP:]:
-        if best is None or old != _path(run, best):
-            shutil.rmtree(old, ignore_errors=True)
+        # After the names of operations and temporary files, before that of the operation again.
+        reason = error.message.rpartition(";")[2].partition("[Op:")[0].strip()
+        raise UserError(f"{path}: the checkpoint cannot be written: {reason}") from error
+    prune(run, step)
     return path
+
+
+def prune(run: Path, step: int) -> None:
+    """Removes all checkpoints but the newest `KEEP`, that of `step` and the best evaluation's.
+
+    What cannot be removed stays: it may be removed the next time.
+    """
+    needed = [_path(run, each) for each in (step, runs.best_step(run)) if each is not None]
+    for old in found(run)[KEEP:]:
+        if old not in needed:
+            with contextlib.suppress(OSError):
+                files.remove(old)
 
 
 def restore(run: Path, model: GAN, step: int | None = None) -> int:
     """Puts the newest readable checkpoint of a run into `model`, and returns its step.
 
     TensorFlow checks the stored CRC of every tensor it reads. A damaged checkpoint is named in a
-    warning and the one before it is used.
+    warning and the one before it is used. One that another TensorFlow or Keras wrote is used, and
+    a warning says so.
 
     Args:
       step: of the checkpoint to take if it is there.
@@ -61,12 +77,20 @@ def restore(run: Path, model: GAN, step: int | None = None) -> int:
     if step is not None:
         paths.sort(key=lambda path: path != _path(run, step))  # first; the others keep their order
     for path in paths:
+        others = _other_versions(path)
         try:
             _checkpoint(model).read(str(path / "state")).assert_consumed()
-        except (tf.errors.OpError, AssertionError, ValueError) as error:
-            reason = str(error).strip().splitlines()[0]
-            logging.warning("%s cannot be read and is passed over: %s", path, reason)
+        except Exception as error:  # a damaged file raises whatever it comes to
+            reason = (str(error).strip() or repr(error)).splitlines()[0]
+            by = f" (written by {others})" if others else ""
+            logging.warning("%s%s cannot be read and is passed over: %s", path, by, reason)
         else:
+            if others:
+                logging.warning(
+                    "%s was written by %s. What follows may differ from a run without the change.",
+                    path,
+                    others,
+                )
             return model.steps_done
     expected = run / FOLDER
     raise UserError(
@@ -136,6 +160,35 @@ def found(run: Path) -> list[Path]:
     """The checkpoints of a run, the newest first."""
     paths = (run / FOLDER).glob("step_*")
     return sorted((p for p in paths if re.fullmatch(r"step_\d{8}", p.name)), reverse=True)
+
+
+def _other_versions(path: Path) -> str:
+    """How TensorFlow and Keras that wrote a checkpoint differ from those here; "" when they do not.
+
+    For instance "keras 3.14.0, older than 3.15.1 here".
+    """
+    file = path / VERSIONS
+    try:
+        if file.exists():
+            by = json.loads(file.read_text())
+        else:  # of before checkpoints had one
+            by = json.loads((path.parents[1] / runs.CONFIG).read_text())["versions"]
+        return " and ".join(
+            f"{package} {by[package]}, "
+            f"{'newer' if _numbers(by[package]) > _numbers(here) else 'older'} than {here} here"
+            for package, here in _versions().items()
+            if by[package] != here
+        )
+    except (OSError, ValueError, LookupError, TypeError):
+        return ""  # damaged, or of before runs had them
+
+
+def _versions() -> dict[str, str]:
+    return {"tensorflow": tf.__version__, "keras": keras.__version__}
+
+
+def _numbers(version: str) -> list[int]:
+    return [int(number) for number in re.findall(r"\d+", version)]
 
 
 def _path(run: Path, step: int) -> Path:

@@ -1,17 +1,23 @@
 """What all commands do alike: parse flags, run, and tell the user's errors from the program's."""
 
+import atexit
+import contextlib
 import difflib
+import functools
 import io
 import os
 import re
+import stat
 import sys
 import tempfile
 from collections.abc import Callable
+from pathlib import Path
 from typing import NoReturn
 
 from absl import app, flags, logging
 from absl.flags import argparse_flags
 
+from tfgan_mnist import files
 from tfgan_mnist.errors import Stopped, UserError, WorkerLost
 
 EXIT_USER_ERROR = 2
@@ -88,6 +94,7 @@ def start_tensorflow() -> None:
     up, so stderr's file descriptor is turned away meanwhile; what was written is shown if the
     import fails.
     """
+    _own_temporary_folder()
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
     sys.stderr.flush()
     stderr = os.dup(2)
@@ -106,3 +113,22 @@ def start_tensorflow() -> None:
         finally:
             os.dup2(stderr, 2)
             os.close(stderr)
+
+
+@functools.cache
+def _own_temporary_folder() -> None:
+    """Has this process's temporary files removed, by the next command if this one is killed.
+
+    They are AutoGraph's: a file of some KB for each function that TensorFlow translates.
+    """
+    with contextlib.suppress(OSError), contextlib.ExitStack() as stack:
+        # Not beside everybody's: what is locked there would be this user's affair only.
+        users = Path(tempfile.gettempdir(), f"tfgan_mnist-{os.getuid()}")
+        users.mkdir(mode=0o700, exist_ok=True)
+        found = users.lstat()
+        if not stat.S_ISDIR(found.st_mode) or found.st_mode & 0o077 or found.st_uid != os.getuid():
+            return  # somebody else's, who could put code of theirs there
+        folder = stack.enter_context(files.temporary(users / "temporary"))
+        folder.mkdir()
+        tempfile.tempdir = str(folder)
+        atexit.register(stack.pop_all().close)

@@ -24,6 +24,7 @@ import contextlib
 import dataclasses
 import datetime
 import errno
+import hashlib
 import json
 import os
 import reprlib
@@ -51,7 +52,12 @@ TAKEN = (errno.EEXIST, errno.ENOTEMPTY, errno.ENOTDIR)  # of renaming a folder t
 TOLERANCE = 1e-5  # of images in [0, 1], between Keras and what was written
 
 
-def export(model: "GAN", base_path: str | os.PathLike, card: dict[str, Any] | None = None) -> Path:
+def export(
+    model: "GAN",
+    base_path: str | os.PathLike,
+    card: dict[str, Any] | None = None,
+    unless_there: bool = False,
+) -> Path:
     """Publishes the generator of `model` as the next version under `base_path`.
 
     What was written is run and compared with Keras before it gets its name; until then, and after
@@ -61,6 +67,8 @@ def export(model: "GAN", base_path: str | os.PathLike, card: dict[str, Any] | No
       model: in any precision, compiled or not; it is left as it is.
       base_path: folder of the versions, such as `saved_models/dcgan`. It is created.
       card: what the model card tells beside what the model itself shows; see `describe_run`.
+      unless_there: a version of the same weights, data and configuration is returned if there is
+        one, made by the same versions of everything.
 
     Returns:
       The folder of the new version: one above the highest so far, 1 at first.
@@ -69,12 +77,20 @@ def export(model: "GAN", base_path: str | os.PathLike, card: dict[str, Any] | No
       OSError, UserError: nothing can be written there.
       RuntimeError: what was written does not make the images that Keras makes.
     """
+    import tensorflow as tf
+
+    # On the CPU, whose arithmetic is the reference: a GPU rounds convolutions to 10 bits (TF32).
+    with tf.device("/CPU:0"):
+        model = _in_float32(model)
+    card = _describe(model) | (card or {})
+    if unless_there and (found := _made_of_the_same(Path(base_path), card)):
+        return found
     number = next_number(base_path)
     while True:
         path = Path(base_path) / str(number)
         try:
             with files.publish(path) as partial:
-                _write(model, partial, card or {})
+                _write(model, partial, card)
                 if next_number(base_path) > number:
                     raise FileExistsError(errno.EEXIST, "another command took the number", path)
             return path
@@ -107,6 +123,18 @@ def find_version(path: Path) -> Path:
             "python -m tfgan_mnist.export makes them from runs"
         )
     return found[max(found)]
+
+
+def _made_of_the_same(base_path: Path, card: dict[str, Any]) -> Path | None:
+    """A version whose card says the same of all that an export follows from."""
+    keys = ("weights", "config", "data", "versions")
+    expected = json.loads(json.dumps({key: card.get(key) for key in keys}))  # lists for tuples
+    for _, version in sorted(versions(base_path).items(), reverse=True):
+        with contextlib.suppress(OSError, ValueError, AttributeError):
+            other = json.loads((version / CARD).read_text())
+            if {key: other.get(key) for key in keys} == expected:
+                return version
+    return None
 
 
 def export_file(
@@ -238,9 +266,6 @@ def _write(model: "GAN", folder: Path, card: dict[str, Any]) -> None:
     import tensorflow as tf
 
     folder.mkdir()
-    # On the CPU, whose arithmetic is the reference: a GPU rounds convolutions to 10 bits (TF32).
-    with tf.device("/CPU:0"):
-        model = _in_float32(model)
     endpoints = _endpoints(model)
     # `track(model.generator)` would store the weights a second time; what the endpoints use is
     # found without it.
@@ -251,10 +276,11 @@ def _write(model: "GAN", folder: Path, card: dict[str, Any]) -> None:
         archive.write_out(folder, verbose=False)
         _write_warmup(folder, _requests(model, endpoints, WARMUP_ROWS))
     except tf.errors.OpError as error:
-        reason = error.message.rpartition(";")[2].strip()  # after operations and temporary names
+        # After the names of operations and temporary files, before that of the operation again.
+        reason = error.message.rpartition(";")[2].partition("[Op:")[0].strip()
         raise UserError(f"{folder.parent}: cannot write an export: {reason}") from error
     _check(model, folder, endpoints)
-    (folder / CARD).write_text(json.dumps(_describe(model) | card, indent=2) + "\n")
+    (folder / CARD).write_text(json.dumps(card, indent=2) + "\n")
 
 
 def _write_warmup(folder: Path, requests: dict[str, dict]) -> None:
@@ -436,6 +462,7 @@ def _describe(model: "GAN") -> dict[str, Any]:
         "latent_dim": model.latent_dim,
         "image_shape": model.image_shape,
         "num_classes": model.num_classes,  # null: the model takes no labels
+        "weights": _digest(model.generator.get_weights()),
         "signatures": {
             "serving_default": f"latents float32 (B, {model.latent_dim}){labels} -> {images}",
             "sample": f"seed int32 (B,){labels} -> {images}",
@@ -449,6 +476,14 @@ def _describe(model: "GAN") -> dict[str, Any]:
         },
         "licence": LICENCE,
     }
+
+
+def _digest(arrays: list[np.ndarray]) -> str:
+    """A number for a list of arrays: the same for the same bits."""
+    digest = hashlib.sha256()
+    for array in arrays:
+        digest.update(array.tobytes())
+    return digest.hexdigest()
 
 
 def export_run(run: Path, export_root: Path, format_name: str = SAVED_MODEL) -> Path:

@@ -1,8 +1,10 @@
 """Where files are kept, and outputs that appear complete or not at all."""
 
 import contextlib
+import fcntl
 import json
 import os
+import re
 import shutil
 import uuid
 from collections.abc import Iterator
@@ -14,6 +16,8 @@ from tfgan_mnist.errors import UserError
 # Of a file that is read into memory as a whole: thousands of times what is ever written, and little
 # enough not to exhaust the memory when it is taken apart.
 MOST_BYTES = 16 << 20
+
+PARTIAL = re.compile(r"\.[0-9a-f]{8}\.partial\.")  # how names of temporary siblings begin
 
 
 def data_folder(data_dir: str | os.PathLike | None = None) -> Path:
@@ -66,37 +70,87 @@ def publish(path: str | os.PathLike) -> Iterator[Path]:
       path: the final path. Its parent folders are created.
 
     Raises:
-      OSError: from writing or renaming (disk full, read-only, folder exists).
+      OSError: from writing or renaming (disk full, read-only, folder exists); it names `path`.
+    """
+    path = Path(path)
+    with temporary(path) as partial:
+        try:
+            yield partial
+            for file in [partial, *partial.rglob("*")]:
+                _sync(file)
+            os.rename(partial, path)
+            _sync(path.parent)
+        except OSError as error:
+            # Writing to an open file tells no name, and the temporary one tells users nothing.
+            if error.filename in (None, str(partial)):
+                error.filename = str(path)
+            raise
+
+
+def remove(folder: str | os.PathLike) -> None:
+    """Removes a folder so that nobody, not even after a kill, sees a part of it.
+
+    Raises:
+      OSError: it is not there, or may not be removed.
+    """
+    with temporary(folder) as partial:
+        os.rename(folder, partial)
+
+
+@contextlib.contextmanager
+def temporary(path: str | os.PathLike) -> Iterator[Path]:
+    """Yields the name of a temporary sibling of `path`; what has it at the block's end is removed.
+
+    What a process that was killed has left is removed by the next one that writes beside it while
+    nobody else does. Who writes holds a lock of the folder, which is the operating system's and
+    goes with the process.
     """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     # A leading dot hides the sibling from the shell (not from `Path.glob("*.png")`) and from
     # watchers that look for version numbers. The suffix is kept: writers choose a format by it.
     partial = path.with_name(f".{uuid.uuid4().hex[:8]}.partial.{path.name}")
-    try:
-        yield partial
-        for file in [partial, *partial.rglob("*")]:
-            _sync(file)
-        os.rename(partial, path)
-        _sync(path.parent)
-    except BaseException:
-        if partial.is_dir():
-            shutil.rmtree(partial, ignore_errors=True)
-        else:
-            partial.unlink(missing_ok=True)
-        raise
+    with _writing_in(path.parent):
+        try:
+            yield partial
+        finally:
+            _remove(partial)
 
 
 def sweep(folder: str | os.PathLike) -> None:
-    """Removes what `publish` left directly in `folder` when its process was killed.
+    """Removes the temporary siblings directly in `folder`, which killed processes have left there.
 
     Only for a folder that no other process writes to: it would lose what it is writing.
     """
-    for partial in Path(folder).glob(".*.partial.*"):
-        if partial.is_dir():
-            shutil.rmtree(partial, ignore_errors=True)
-        else:
-            partial.unlink(missing_ok=True)
+    for path in Path(folder).glob(".*.partial.*"):
+        if PARTIAL.match(path.name):
+            _remove(path)
+
+
+@contextlib.contextmanager
+def _writing_in(folder: Path) -> Iterator[None]:
+    """Keeps others from sweeping `folder` in this block, and sweeps it where there are none."""
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        # Not where somebody writes, nor where the file system has no locks (NFS has none for what
+        # cannot be opened to be written).
+        with contextlib.suppress(OSError):
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            sweep(folder)
+        with contextlib.suppress(OSError):
+            fcntl.flock(descriptor, fcntl.LOCK_SH)
+        yield
+    finally:
+        os.close(descriptor)
+
+
+def _remove(path: Path) -> None:
+    """Removes a file or folder, if it is there and as far as that is possible."""
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path, ignore_errors=True)
+    else:
+        with contextlib.suppress(OSError):
+            path.unlink()
 
 
 def _sync(path: Path) -> None:

@@ -15,6 +15,7 @@ exported         the path of the export, written when all is done
 import contextlib
 import csv
 import dataclasses
+import errno
 import fcntl
 import importlib.metadata
 import io
@@ -51,6 +52,7 @@ class DataFacts(NamedTuple):
     image_shape: tuple[int, int, int]
     num_classes: int
     num_images: int  # training images
+    fingerprint: str = ""  # of all images and labels; older runs have none
 
 
 def create(
@@ -58,7 +60,15 @@ def create(
 ) -> Path:
     """Makes the folder `path`, or else the next number under `root`, with a config.json in it."""
     if path:
-        return _begin(Path(path), config, facts)
+        try:
+            return _begin(Path(path), config, facts)
+        except OSError as error:
+            if error.errno not in (errno.ENOTEMPTY, errno.EEXIST, errno.ENOTDIR):
+                raise
+            raise UserError(
+                f"{path}: expected a new or an empty folder, or a run to go on with; received what "
+                "was no run when the command looked. Give another folder, or start it again."
+            ) from error
     root = Path(root)
     number = 1 + max(_numbers(root), default=0)
     while True:

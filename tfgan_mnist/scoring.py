@@ -275,5 +275,7 @@ def write(found: Evaluation, folder: Path) -> None:
 
 def _cache(judge: "Judge", data_set: "ImageData", data_dir: str, name: str) -> Path:
     size, _, channels = judge.image_shape
-    images = f"{data_set.name.replace('/', '-')}-{size}x{channels}-{judge.about['sha256'][:8]}"
-    return files.data_folder(data_dir) / CACHE / f"{images}-{name}.npz"
+    # Of these very images: a data set may be prepared anew under the same name, as another one.
+    images = f"{data_set.name.replace('/', '-')}-{size}x{channels}-{data_set.fingerprint[:8]}"
+    by = judge.about["sha256"][:8]
+    return files.data_folder(data_dir) / CACHE / f"{images}-{by}-{name}.npz"

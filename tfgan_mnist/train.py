@@ -86,6 +86,7 @@ def _train(settings: Config, run: Path | None, placement: "Placement") -> Path:
         image_shape=data_set.train.images.shape[1:],
         num_classes=data_set.num_classes,
         num_images=len(data_set.train.images),
+        fingerprint=data_set.fingerprint,
     )
     # Held out even where there is no classifier yet: the run stays the same when there will be one.
     evaluated = settings.epochs_per_evaluation > 0
@@ -113,7 +114,7 @@ def _train(settings: Config, run: Path | None, placement: "Placement") -> Path:
     with runs.locked(run):
         if resumed:
             _expect_same_settings(run, runs.read(run)[0], settings)
-            _expect_same_data(run, facts)
+            _expect_same_data(run, facts, settings)
             for folder in (run, run / runs.SAMPLES, run / checkpoints.FOLDER):
                 files.sweep(folder)
 
@@ -132,6 +133,7 @@ def _train(settings: Config, run: Path | None, placement: "Placement") -> Path:
         _expect_epochs_ahead(run, settings, model.steps_done)
         epoch, steps_done = divmod(model.steps_done, settings.steps_per_epoch)
         runs.drop_rows_after(run, epoch)
+        checkpoints.prune(run, model.steps_done)  # a kill may have come between a save and this
         exported = run / runs.EXPORTED
         finished = epoch >= settings.epochs and exported.exists()
         if distribution.chief_says(placement, finished):
@@ -164,13 +166,16 @@ def _train(settings: Config, run: Path | None, placement: "Placement") -> Path:
             stop,
         ]
         report = quality.TestReport(run, data_set, judge, settings.data_dir)
-        publish = callbacks.ExportSavedModel(Path(settings.export_root) / settings.model, run)
+        # A run that goes on may have been killed when its export was there and it had not said so.
+        publish = callbacks.ExportSavedModel(
+            Path(settings.export_root) / settings.model, run, unless_there=resumed
+        )
         at_the_end = [
             callbacks.RestoreBest(run),
             callbacks.CopyFromChief(placement),
             report,
-            publish,
             callbacks.Pictures(run),
+            publish,
         ]
         if not placement.is_chief:
             # What all workers have to take part in. The rest needs no partner, and is the chief's.
@@ -257,11 +262,19 @@ def _expect_epochs_ahead(run: Path, settings: Config, steps_done: int) -> None:
         )
 
 
-def _expect_same_data(run: Path, facts: runs.DataFacts) -> None:
+def _expect_same_data(run: Path, received: runs.DataFacts, settings: Config) -> None:
     """Raises UserError when the run was begun on other data."""
     _, former = runs.read(run)
-    if facts != former:
-        raise UserError(f"{run} was begun on {former._asdict()}; received {facts._asdict()}")
+    if not former.fingerprint:
+        former = former._replace(fingerprint=received.fingerprint)
+    pairs = zip(former._fields, former, received)
+    differences = [f"{key} {was!r}, now {now!r}" for key, was, now in pairs if was != now]
+    if differences:
+        where = files.data_folder(settings.data_dir)
+        raise UserError(
+            f"{run} was begun on other data than the {settings.dataset} that is in {where} now: "
+            f"{'; '.join(differences)}. Put the former data there, or begin another run."
+        )
 
 
 def _expect_same_settings(run: Path, former: Config, received: Config) -> None:

@@ -1,0 +1,1 @@
+"""What breaks training, done to the real command: kills, full disks, damaged and changed files."""
