@@ -183,11 +183,17 @@ def test_without_the_packages(tmp_path, monkeypatch, capsys, format_name):
     assert line.endswith(f"missing: {package}. pip install 'tfgan-mnist[{format_name}]'")
 
 
-@pytest.mark.parametrize("damage", ["model_card.json", "saved_model.pb"])
-def test_what_is_not_an_export_is_not_converted(tmp_path, damage):
+@pytest.mark.parametrize(
+    ("damage", "message"),
+    [
+        ("model_card.json", "model_card.json: expected a model card"),
+        ("saved_model.pb", "expected an export of tfgan_mnist"),
+    ],
+)
+def test_what_is_not_an_export_is_not_converted(tmp_path, damage, message):
     version = export.export(passing_through(), tmp_path)
     (version / damage).write_text("{}")
-    with pytest.raises(UserError, match="expected an export of tfgan_mnist with a model_card.json"):
+    with pytest.raises(UserError, match=message):
         export.convert(version, "onnx")
     assert os.listdir(tmp_path) == ["1"]
 

@@ -145,6 +145,7 @@ def test_evaluations_change_nothing_in_training(run_train):
     checkpoint_values.assert_same(often, seldom)
 
 
+@pytest.mark.slow  # tests.faults.kills asks the same, of many kinds of stop
 def test_a_stopped_run_has_the_evaluations_of_one_that_was_not(run_train, monkeypatch):
     whole = run_train(epochs=4)
     with monkeypatch.context() as patch:
@@ -215,12 +216,12 @@ def test_warnings_are_given_once_as_long_as_they_last(run_train, monkeypatch, ca
 
 
 def test_stop_keeps_what_there_is(run_train, monkeypatch, tmp_path):
-    fake_trouble(monkeypatch, {2})
-    with pytest.raises(UserError, match="Trouble at step 6: .* Stopped"):
-        run_train("--on_collapse=stop")
+    with monkeypatch.context() as patch:
+        fake_trouble(patch, {2})
+        with pytest.raises(UserError, match="Trouble at step 6: .* Stopped"):
+            run_train("--on_collapse=stop")
     (run,) = (tmp_path / "runs").iterdir()
     assert max((run / checkpoints.FOLDER).iterdir()).name == "step_00000006"
-    monkeypatch.undo()
     run_train(f"--resume={run}", "--on_collapse=warn")
     assert (run / runs.EXPORTED).exists()
 

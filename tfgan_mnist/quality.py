@@ -119,7 +119,8 @@ def jensen_shannon_bound(model: GAN, real: data.Split, samples, labels) -> float
     """
     of_real = model.logits(images.to_float(real.images), _known(model, real.labels))
     of_fake = model.logits(samples, labels)
-    loss = float(np.logaddexp(0.0, -of_real).mean() + np.logaddexp(0.0, of_fake).mean())
+    with np.errstate(invalid="ignore"):
+        loss = float(np.logaddexp(0.0, -of_real).mean() + np.logaddexp(0.0, of_fake).mean())
     return metrics.jensen_shannon_bound(loss) if math.isfinite(loss) else math.nan
 
 
