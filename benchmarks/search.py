@@ -2,8 +2,8 @@
 
     python -m benchmarks.search --model=dcgan --epochs=2 --latent_dim=32 --why="fewer latents"
 
-Takes every flag of the train command; those that differ from the model's recipe are the setting.
-Each evaluation appends a line to benchmarks/results/search.jsonl. Samples are judged against the
+Takes a flag for every field of the configuration; what differs from the model's recipe is the
+setting. Each evaluation appends a line to results/search.jsonl. Samples are judged against the
 5,000 held-out training images, as training itself does it: the test images have no part in the
 choice of a recipe.
 
@@ -32,9 +32,15 @@ def trial(settings: config.Config, why: str) -> None:
     from tfgan_mnist import classifier, data, models, quality, runtime
 
     runtime.settle(settings.seed, settings.precision)
-    digits = data.load(settings.dataset)
+    digits = data.load(
+        settings.dataset,
+        settings.data_dir or None,
+        settings.manual_dir or None,
+        settings.image_size,
+        settings.channels or None,
+    )
     training, held_out = data.hold_out(digits.train, quality.num_held_out(len(digits.train.images)))
-    judge = classifier.load(settings.dataset, digits.train.images.shape[1:])
+    judge = classifier.load(settings.dataset, digits.train.images.shape[1:], settings.data_dir)
     full_pass = data.steps_per_epoch(training, settings.images_per_step)
     settings = dataclasses.replace(settings, steps_per_epoch=settings.steps_per_epoch or full_pass)
     model = models.build(settings, digits.train.images.shape[1:], digits.num_classes)

@@ -30,6 +30,7 @@ from benchmarks.workers import Turns, Worker
 TRAIN, FIT = "ours: train command", "ours: fit"
 BARE, FED = "ours: bare step", "ours: step and data"
 XLA = "keras-io, XLA"
+NEEDED = (TRAIN, FIT, BARE, FED, "keras-io, default", "ceilings")  # for the tables
 
 
 def work(name: str, ours: dict) -> None:
@@ -221,7 +222,10 @@ def main() -> None:
     if arguments.worker:
         work(arguments.worker, json.loads(arguments.ours))
         return
-    without = [name.strip() for name in arguments.without.split(";")]
+    without = [name.strip() for name in arguments.without.split(";") if name.strip()]
+    others = [name for name in entrants.ENTRANTS if name not in NEEDED]
+    if not set(without) <= set(others):
+        parser.error(f"--without: expected some of {'; '.join(others)}; received {without}")
     names = [name for name in entrants.ENTRANTS if name not in without]
     facts, reports = measure(names, arguments.rounds, arguments.seconds)
     print("timing layers", file=sys.stderr)

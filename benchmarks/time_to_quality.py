@@ -110,7 +110,8 @@ def contest(names: Iterable[str], seeds: Iterable[int], marks: tuple[int, ...]) 
                 subprocess.run(command, check=True)
                 rows = score(name, seed, marks, folder, digits)
             for row in rows:
-                records.append(LOG.stem, row)
+                if (name, seed, row["mark"]) not in done:
+                    records.append(LOG.stem, row)
             print(f"{name}, seed {seed}: FID " + ", ".join(f"{row['fid']:.2f}" for row in rows))
 
 
@@ -119,6 +120,9 @@ def contest(names: Iterable[str], seeds: Iterable[int], marks: tuple[int, ...]) 
 
 def report(rows: list[dict]) -> None:
     """Prints a table of means with standard errors and the ratios of times, and draws the plot."""
+    if not rows:
+        print("Nothing was measured yet.")
+        return
     floor = rows[-1]["floor"]
     names = list(dict.fromkeys(row["contestant"] for row in rows))
     marks = sorted({row["mark"] for row in rows})

@@ -178,6 +178,17 @@ def an_object_offers_the_saver(graph):
     graph.object_graph_def.concrete_functions[saver.signature.name].SetInParent()
 
 
+def an_object_is_the_saver(graph):
+    saver = next(f for f in graph.graph_def.library.function if "save" in f.signature.name)
+    node = graph.object_graph_def.nodes.add()
+    node.bare_concrete_function.concrete_function_name = saver.signature.name
+
+
+def a_gradient_is_the_saver(graph):
+    saver = next(f for f in graph.graph_def.library.function if "save" in f.signature.name)
+    graph.graph_def.library.gradient.add(function_name="sly", gradient_func=saver.signature.name)
+
+
 def nobody_knows(graph):
     graph.graph_def.node.add(name="sly", op="NoSuchOperation")
     graph.graph_def.node[-1].input.append("")
@@ -189,6 +200,8 @@ def nobody_knows(graph):
     [
         fetches_the_saver,
         calls_the_saver,
+        an_object_is_the_saver,
+        a_gradient_is_the_saver,
         writes_when_it_is_restored,
         writes_at_the_start,
         an_object_offers_the_saver,

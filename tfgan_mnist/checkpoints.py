@@ -170,16 +170,16 @@ def _other_versions(path: Path) -> str:
     file = path / VERSIONS
     try:
         if file.exists():
-            by = json.loads(file.read_text())
+            by = files.read_json(file)
         else:  # of before checkpoints had one
-            by = json.loads((path.parents[1] / runs.CONFIG).read_text())["versions"]
+            by = files.read_json(path.parents[1] / runs.CONFIG)["versions"]
         return " and ".join(
             f"{package} {by[package]}, "
             f"{'newer' if _numbers(by[package]) > _numbers(here) else 'older'} than {here} here"
             for package, here in _versions().items()
             if by[package] != here
         )
-    except (OSError, ValueError, LookupError, TypeError):
+    except (OSError, UserError, ValueError, LookupError, TypeError):
         return ""  # damaged, or of before runs had them
 
 

@@ -80,6 +80,7 @@ def run(main: Callable, parser: Parser) -> None:
             return EXIT_INTERRUPTED
         return EXIT_USER_ERROR
 
+    _own_temporary_folder()
     if isinstance(sys.stdout, io.TextIOWrapper):
         # Names of files need not be text, and to print one must not be the end.
         sys.stdout.reconfigure(errors="backslashreplace")
@@ -94,7 +95,6 @@ def start_tensorflow() -> None:
     up, so stderr's file descriptor is turned away meanwhile; what was written is shown if the
     import fails.
     """
-    _own_temporary_folder()
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
     sys.stderr.flush()
     stderr = os.dup(2)

@@ -21,7 +21,8 @@ SMOOTHABLE = ("minimax", "non_saturating", "least_squares")  # have a target for
 CONVOLUTIONAL = ("dcgan", "cdcgan")
 MOST_INTEGER = 2**31 - 1
 MOST_FLOAT = 3e38  # float32 has no larger ones
-MOST_TOML_BYTES = 1 << 20
+# Of a dotted key of this length the parser keeps 0.3 GB; of one of a megabyte, a thousand.
+MOST_TOML_BYTES = 1 << 14
 
 _shortened = reprlib.Repr()  # others' values may be of any length and depth
 _shortened.maxstring = _shortened.maxother = 80

@@ -130,8 +130,8 @@ def _made_of_the_same(base_path: Path, card: dict[str, Any]) -> Path | None:
     keys = ("weights", "config", "data", "versions")
     expected = json.loads(json.dumps({key: card.get(key) for key in keys}))  # lists for tuples
     for _, version in sorted(versions(base_path).items(), reverse=True):
-        with contextlib.suppress(OSError, ValueError, AttributeError):
-            other = json.loads((version / CARD).read_text())
+        with contextlib.suppress(OSError, UserError):
+            other = files.read_json(version / CARD)
             if {key: other.get(key) for key in keys} == expected:
                 return version
     return None

@@ -118,13 +118,9 @@ def temporary(path: str | os.PathLike) -> Iterator[Path]:
 
 
 def sweep(folder: str | os.PathLike) -> None:
-    """Removes the temporary siblings directly in `folder`, which killed processes have left there.
-
-    Only for a folder that no other process writes to: it would lose what it is writing.
-    """
-    for path in Path(folder).glob(".*.partial.*"):
-        if PARTIAL.match(path.name):
-            _remove(path)
+    """Removes what killed processes have left directly in `folder`, if nobody writes there now."""
+    with _writing_in(Path(folder)):
+        pass
 
 
 @contextlib.contextmanager
@@ -136,7 +132,9 @@ def _writing_in(folder: Path) -> Iterator[None]:
         # cannot be opened to be written).
         with contextlib.suppress(OSError):
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            sweep(folder)
+            for path in folder.glob(".*.partial.*"):
+                if PARTIAL.match(path.name):
+                    _remove(path)
         with contextlib.suppress(OSError):
             fcntl.flock(descriptor, fcntl.LOCK_SH)
         yield

@@ -3,6 +3,7 @@
 import contextlib
 import dataclasses
 import functools
+import os
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -138,7 +139,7 @@ def _train(settings: Config, run: Path | None, placement: "Placement") -> Path:
         finished = epoch >= settings.epochs and exported.exists()
         if distribution.chief_says(placement, finished):
             if finished:
-                where = files.read_text(exported)
+                where = os.fsdecode(exported.read_bytes())
                 print(f"Nothing left to do: {run} is finished, exported to {where}")
             return run
         if resumed:
@@ -216,7 +217,7 @@ def _train(settings: Config, run: Path | None, placement: "Placement") -> Path:
                 distribution.expect_same_state(placement, model.training_state())
                 print(f"All {placement.workers} workers hold the same weights.")
             with files.publish(exported) as partial:
-                partial.write_text(str(publish.exported))
+                partial.write_bytes(os.fsencode(str(publish.exported)))
 
     if report.told:
         print(f"\n{describe(report.told)}")

@@ -102,7 +102,8 @@ def _too_strong(row: Row, first: Row, accuracy: float) -> Finding | None:
         seen = f"it is right about {real:.1%} of real and {fake:.1%} of generated images"
         return Finding(kind, seen, advice)
     before, now = first["g_gradient_norm"], row["g_gradient_norm"]
-    if now < VANISHED * before:
+    # Of an epoch whose updates were all left out there is no mean, and the log has 0.
+    if 0 < now < VANISHED * before:
         seen = f"the generator's gradient has shrunk from {before:.2g} to {now:.2g}"
         return Finding(kind, seen, advice)
     return None

@@ -462,7 +462,7 @@ def main() -> int:
     found, chance = Found(), random.Random(arguments.seed)
     # In turn, so that either has its share whenever this is stopped.
     killers = [Kills(work / kind.name, prepared, kind, chance, found) for kind in (JUDGED, PLAIN)]
-    while found.kills.total() < arguments.kills:
+    while found.kills.total() < arguments.kills and not found.broken:
         for killer in killers:
             left = arguments.kills - found.kills.total()
             killer.run(plan(killer.kind, left, chance))

@@ -19,11 +19,12 @@ NOT_PURE = re.compile(
 # Of what it calls stateful: variables, tables, control flow, randomness.
 STATEFUL = re.compile(
     "Variable(V2)?|VarHandleOp|VarIsInitializedOp|(Read|Assign|AssignAdd|AssignSub)VariableOp"
-    "|DestroyResourceOp|DisableCopyOnRead|Resource(Gather|Scatter)[A-Za-z]*"
+    "|DestroyResourceOp|DisableCopyOnRead|Resource(Apply|Gather|Scatter)[A-Za-z]*"
     "|StatefulPartitionedCall|If|While|Case|Assert|CheckNumerics(V2)?"
     "|(Anonymous)?(Mutable)?(Dense)?HashTable(OfTensors)?(V2)?|LookupTable[A-Za-z]*V2"
     "|InitializeTableV2|TensorArray[A-Za-z]*V[23]|Stack[A-Za-z]*V2"
     "|(Random|Stateful[SUTR])[A-Za-z]*|TruncatedNormal|ParameterizedTruncatedNormal|Multinomial"
+    "|Rng(ReadAnd)?Skip"
 )
 # What puts the model's own variables back when it is loaded.
 RESTORING = {"RestoreV2"}
@@ -87,10 +88,8 @@ def _operations(graph: Any) -> Iterator[str]:
     ]
     for collection in graph.collection_def.values():
         roots += collection.node_list.value
-    # Functions that objects refer to are called by `tf.saved_model.load` and its users.
-    callable_ones = (functions.keys() - of_saver) | (
-        functions.keys() & graph.object_graph_def.concrete_functions.keys()
-    )
+    # The saver's too, when something else may call them.
+    callable_ones = (functions.keys() - of_saver) | (functions.keys() & _named(graph))
     running = _reached(nodes, roots)
     for name in callable_ones:
         running += functions[name]
@@ -101,6 +100,18 @@ def _operations(graph: Any) -> Iterator[str]:
     for node in with_functions(restoring)[0]:
         if node.op not in functions and node.op not in RESTORING:
             yield node.op
+
+
+def _named(graph: Any) -> set[str]:
+    """Functions that objects, whom `tf.saved_model.load` calls them for, or gradients refer to."""
+    objects = graph.object_graph_def
+    names = set(objects.concrete_functions)
+    for node in objects.nodes:
+        names.add(node.bare_concrete_function.concrete_function_name)
+        names.update(node.function.concrete_functions)
+    names.update(each.gradient_func for each in graph.graph_def.library.gradient)
+    registered = graph.graph_def.library.registered_gradients
+    return names | {each.gradient_func for each in registered}
 
 
 def _tensor_names(info: Any) -> list[str]:
