@@ -58,7 +58,9 @@ def count() -> None:
     seen: list[int] = []  # bytes of each call
 
     def counted(self, reduce_op, value, options=None):
-        tensors = [tf.convert_to_tensor(each) for each in tf.nest.flatten(value)]
+        # Of an embedding's gradient, the rows that a replica looked up.
+        tensors = tf.nest.flatten(value, expand_composites=True)
+        tensors = [tf.convert_to_tensor(each) for each in tensors]
         seen.append(sum(each.shape.num_elements() * each.dtype.size for each in tensors))
         return original(self, reduce_op, value, options)
 
