@@ -29,6 +29,7 @@ def trial(settings: config.Config, why: str) -> None:
     cli.start_tensorflow()
     import keras
 
+    from benchmarks.contestants.ours import fit
     from tfgan_mnist import classifier, data, models, quality, runtime
 
     runtime.settle(settings.seed, settings.precision)
@@ -72,19 +73,7 @@ def trial(settings: config.Config, why: str) -> None:
             print(line, flush=True)
             records.append("search", line)
 
-    model.fit(
-        data.batches(
-            training,
-            settings.images_per_step,
-            settings.seed,
-            parts=settings.discriminator_steps,
-        ),
-        epochs=settings.epochs,
-        steps_per_epoch=settings.steps_per_epoch,
-        shuffle=False,
-        callbacks=[Times()],
-        verbose=0,
-    )
+    fit(model, training, settings, Times())
 
 
 def setting(settings: config.Config) -> dict:

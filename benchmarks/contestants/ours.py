@@ -28,6 +28,28 @@ class Tick(keras.callbacks.Callback):
         self.tick(self.images_per_step)
 
 
+def fit(
+    model: models.GAN,
+    split: data.Split,
+    settings: config.Config,
+    callback: keras.callbacks.Callback,
+) -> None:
+    """Trains as configured, with `steps_per_epoch` above 0, and writes nothing."""
+    model.fit(
+        data.batches(
+            split,
+            settings.images_per_step,
+            settings.seed,
+            parts=settings.discriminator_steps,
+        ),
+        epochs=settings.epochs,
+        steps_per_epoch=settings.steps_per_epoch,
+        shuffle=False,
+        callbacks=[callback],
+        verbose=0,
+    )
+
+
 class Ours(Paced):
     """A model of the package as a `Contestant`.
 
@@ -60,20 +82,8 @@ class Ours(Paced):
         )
 
     def run(self, tick) -> None:
-        settings = self.settings
-        self.model.fit(
-            data.batches(
-                self.split,
-                settings.images_per_step,
-                settings.seed,
-                parts=settings.discriminator_steps,
-            ),
-            epochs=settings.epochs,
-            steps_per_epoch=settings.steps_per_epoch,
-            shuffle=False,
-            callbacks=[Tick(tick, settings.images_per_step)],
-            verbose=0,
-        )
+        tick = Tick(tick, self.settings.images_per_step)
+        fit(self.model, self.split, self.settings, tick)
 
     def sample(self, num: int, seed: int) -> tuple[np.ndarray, np.ndarray | None]:
         """See `Contestant`."""

@@ -17,13 +17,12 @@ import numpy as np
 import tensorflow as tf
 from keras import layers
 
-from benchmarks.contestants.pacing import Paced
-from benchmarks.contestants.tf_dcgan import draw
+from benchmarks.contestants.joint import Joint
 
 DECAY = 2.5e-5
 
 
-class TfGan(Paced):
+class TfGan(Joint):
     """The tutorial as a `Contestant`."""
 
     batch_size = 32
@@ -62,21 +61,7 @@ class TfGan(Paced):
             g_loss = -tf.reduce_mean(fake) + tf.add_n(self.generator.losses or [0.0])
             d_loss = tf.reduce_mean(fake) - tf.reduce_mean(real)
             d_loss += tf.add_n(self.discriminator.losses or [0.0])
-        g_weights = self.generator.trainable_variables
-        d_weights = self.discriminator.trainable_variables
-        g_gradients = g_tape.gradient(g_loss, g_weights)
-        d_gradients = d_tape.gradient(d_loss, d_weights)
-        self.g_optimizer.apply_gradients(zip(g_gradients, g_weights))
-        self.d_optimizer.apply_gradients(zip(d_gradients, d_weights))
-
-    def sample(self, num: int, seed: int) -> tuple[np.ndarray, None]:
-        """See `Contestant`."""
-        shape = (num, self.latent_dim)
-        return draw(self.generator, np.random.default_rng(seed).standard_normal(shape)), None
-
-    def parameters(self) -> tuple[int, int]:
-        """See `Contestant`."""
-        return self.generator.count_params(), self.discriminator.count_params()
+        self.update(g_tape, d_tape, g_loss, d_loss)
 
 
 def decayed() -> dict:

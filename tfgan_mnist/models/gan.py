@@ -423,8 +423,8 @@ class GAN(keras.Model):
             scaled = self.d_optimizer.scale_loss(self._share_of_global_mean(per_example))
         variables = self.discriminator.trainable_variables
         gradients = tape.gradient(scaled, variables)
-        logs = {"d_loss": per_example, "d_gradient_norm": _norm(gradients, self.d_optimizer)}
-        norm = logs["d_gradient_norm"]
+        norm = _norm(gradients, self.d_optimizer)
+        logs = {"d_loss": per_example, "d_gradient_norm": norm}
         made = self._update(self.d_optimizer, gradients, variables, scaled, norm, before)
         return logs | self._accuracies(real, fake, labels), made
 
@@ -445,8 +445,8 @@ class GAN(keras.Model):
         upstream = tape.gradient(scaled, fakes)
         variables = self.generator.trainable_variables
         gradients = g_tape.gradient(fakes, variables, output_gradients=upstream)
-        logs = {"g_loss": per_example, "g_gradient_norm": _norm(gradients, self.g_optimizer)}
-        norm = logs["g_gradient_norm"]
+        norm = _norm(gradients, self.g_optimizer)
+        logs = {"g_loss": per_example, "g_gradient_norm": norm}
         made = self._update(self.g_optimizer, gradients, variables, scaled, norm, before)
         return logs, made
 
