@@ -151,7 +151,9 @@ def seconds_per_step(model: str, batch_size: int, processes: int) -> float:
         for index in range(processes)
     ]
     outputs = [worker.communicate()[0] for worker in workers]
-    return max(json.loads(output.splitlines()[-1]) for output in outputs)
+    seconds = max(json.loads(output.splitlines()[-1]) for output in outputs)
+    print(f"{model}, batch {batch_size}, {processes} processes: {seconds:.4f} s", file=sys.stderr)
+    return seconds
 
 
 def report(measure: bool) -> str:
