@@ -24,8 +24,8 @@ PARAMETERS = {
 }
 TINY = {
     "gan": {"g_hidden_widths": (8,), "d_hidden_widths": (4,)},
-    "dcgan": {"width": 2},
-    "cdcgan": {"width": 2},
+    "dcgan": {"g_width": 2, "d_width": 2},
+    "cdcgan": {"g_width": 2, "d_width": 2},
 }
 
 

@@ -107,7 +107,7 @@ def test_saved_values_come_back_from_json():
         ({"loss": "huber"}, "loss: expected one of minimax"),
         ({"channels": 2}, "channels: expected one of 0, 1, 3; received 2"),
         ({"class_head": True}, "class_head: applies to cdcgan; the model is dcgan"),
-        ({"model": "gan", "width": 4}, "width: applies to dcgan and cdcgan; the model is gan"),
+        ({"model": "gan", "g_width": 4}, "g_width: applies to dcgan and cdcgan; the model is gan"),
         ({"model": "gan", "g_hidden_widths": ()}, "g_hidden_widths: expected integers like"),
         ({"model": "gan", "g_hidden_widths": (0,)}, "g_hidden_widths: expected a finite value >="),
         ({"image_size": 30}, "image_size: dcgan expects a multiple of 4; received 30"),

@@ -189,7 +189,7 @@ def test_an_untrained_run_scores_far_off_and_keeps_what_train_wrote(command, tmp
 
 
 def test_an_export_scores_as_the_images_that_it_makes(command, place, tmp_path):
-    run = make_run(tmp_path / "runs", "cdcgan", width=2)
+    run = make_run(tmp_path / "runs", "cdcgan", g_width=2, d_width=2)
     version = export.export_run(run, tmp_path / "exports")
     command(f"--saved_model={version.parent}", f"--num={COUNT}", "--seed=3", f"--output={tmp_path}")
     of_export = report_of(tmp_path)["samples"]
@@ -255,15 +255,15 @@ def judged_run(root, name, seed, fid, **sizes):
 
 def test_runs_side_by_side(command, tmp_path, capsys):
     made = [judged_run(tmp_path, "gan", seed, fid) for seed, fid in ((0, 8.0), (1, 10.0), (2, 9.0))]
-    made.append(judged_run(tmp_path, "dcgan", 0, 3.5, width=8))
-    made.append(judged_run(tmp_path, "dcgan", 0, 2.5, width=16))
+    made.append(judged_run(tmp_path, "dcgan", 0, 3.5, g_width=8))
+    made.append(judged_run(tmp_path, "dcgan", 0, 2.5, g_width=16))
     command("--run", *made, f"--output={tmp_path / 'out'}")
 
     table = (tmp_path / "out" / comparison.TABLE).read_text()
     assert table in capsys.readouterr().out
     lines = [line.strip("| ").split("|") for line in table.splitlines() if line.startswith("|")]
     rows = {line[0].strip(): [cell.strip() for cell in line[1:]] for line in lines}
-    assert rows["metric"] == ["gan", "dcgan width=8", "dcgan width=16", "floor", "better"]
+    assert rows["metric"] == ["gan", "dcgan g_width=8", "dcgan g_width=16", "floor", "better"]
     assert rows["seeds"][:3] == ["0, 1, 2", "0", "0"]
     # The standard error of 8, 9, 10 is 1 / sqrt(3).
     expected = ["9.00 ± 0.58", "3.5", "2.5", "0.25", "lower"]

@@ -41,7 +41,7 @@ def gan(tmp_path_factory):
 @pytest.fixture(scope="module")
 def cdcgan(tmp_path_factory):
     """(run folder, model) of a conditional model."""
-    return make_run(tmp_path_factory.mktemp("runs"), "cdcgan", width=2)
+    return make_run(tmp_path_factory.mktemp("runs"), "cdcgan", g_width=2, d_width=2)
 
 
 @pytest.fixture(scope="module")

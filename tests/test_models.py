@@ -17,8 +17,8 @@ LATENTS = 6
 
 TINY = {
     "gan": {"g_hidden_widths": (12,), "d_hidden_widths": (12,)},
-    "dcgan": {"width": 4},
-    "cdcgan": {"width": 4},
+    "dcgan": {"g_width": 4, "d_width": 4},
+    "cdcgan": {"g_width": 4, "d_width": 4},
 }
 
 

@@ -25,7 +25,14 @@ from tfgan_mnist.errors import Stopped, UserError, WorkerLost
 ROOT = Path(__file__).parents[1]
 # Everything that could differ between one process and several: batch norm, dropout, a class head,
 # the generator's average, two updates of D on parts of the batch.
-MODEL = ["--model=cdcgan", "--width=2", "--class_head", "--d_dropout=0.3", "--ema=0.9"]
+MODEL = [
+    "--model=cdcgan",
+    "--g_width=2",
+    "--d_width=2",
+    "--class_head",
+    "--d_dropout=0.3",
+    "--ema=0.9",
+]
 
 
 @pytest.fixture
@@ -176,7 +183,8 @@ def test_replicas_train_as_one_and_overflow_together(run_python, tmp_path):
         rng = np.random.default_rng(0)
         split = data.Split(rng.integers(0, 255, (64, 8, 8, 1)).astype("uint8"),
                            np.arange(64, dtype="int32") % 10)
-        settings = resolve({"model": "cdcgan", "width": 2, "d_dropout": 0.3, "ema": 0.5,
+        settings = resolve({"model": "cdcgan", "g_width": 2, "d_width": 2,
+            "d_dropout": 0.3, "ema": 0.5,
             "latent_dim": 4, "steps_per_epoch": 4, "epochs": 2, "discriminator_steps": 2})
 
         def trained(kind):

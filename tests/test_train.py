@@ -20,8 +20,8 @@ from tfgan_mnist.errors import UserError
 STEPS, EPOCHS = 4, 3
 TINY = {
     "gan": ["--g_hidden_widths=8", "--d_hidden_widths=8"],
-    "dcgan": ["--width=2"],
-    "cdcgan": ["--width=2", "--class_head"],
+    "dcgan": ["--g_width=2", "--d_width=2"],
+    "cdcgan": ["--g_width=2", "--d_width=2", "--class_head"],
 }
 
 
@@ -241,7 +241,11 @@ def test_a_row_per_class_and_the_same_latents_in_each():
     from tfgan_mnist.config import resolve
     from tfgan_mnist.models import build
 
-    model = build(resolve({"model": "cdcgan", "width": 2, "steps_per_epoch": 1}), (28, 28, 1), 10)
+    model = build(
+        resolve({"model": "cdcgan", "g_width": 2, "d_width": 2, "steps_per_epoch": 1}),
+        (28, 28, 1),
+        10,
+    )
     seen = []
     model.sample = lambda latents, labels: (
         seen.append((latents, labels)) or np.zeros((len(latents), 28, 28, 1))

@@ -12,7 +12,10 @@ FACTS = runs.DataFacts(image_shape=(8, 8, 3), num_classes=NUM_CLASSES, num_image
 
 def settings_of(name):
     """The recipe of a model, made tiny."""
-    widths = {"g_hidden_widths": (8,), "d_hidden_widths": (4,)} if name == "gan" else {"width": 2}
+    if name == "gan":
+        widths = {"g_hidden_widths": (8,), "d_hidden_widths": (4,)}
+    else:
+        widths = {"g_width": 2, "d_width": 2}
     sizes = {"latent_dim": 4, "image_size": 8, "steps_per_epoch": 1}
     return config.resolve({"model": name, **sizes, **widths})
 

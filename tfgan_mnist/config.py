@@ -57,7 +57,7 @@ class Config:
     channels: int = option(0, "1 gray, 3 colour, 0 as the data set has it", choices=(0, 1, 3))
 
     # Length
-    epochs: int = option(4, "passes over the training images", at_least=1)
+    epochs: int = option(7, "passes over the training images", at_least=1)
     steps_per_epoch: int = option(0, "generator updates per epoch; 0: a full pass", at_least=0)
     batch_size: int = option(64, "images per discriminator update, over all devices", at_least=1)
     seed: int = option(0, "of weights, latents and data order", at_least=0, below=2**31)
@@ -97,8 +97,14 @@ class Config:
     d_hidden_widths: tuple[int, ...] = option(
         (512, 256), "hidden layers of the discriminator", at_least=1, only=("gan",)
     )
-    width: int = option(
-        48, "channels of the finest hidden feature maps", at_least=1, only=CONVOLUTIONAL
+    g_width: int = option(
+        64, "channels of the generator's finest hidden feature map", at_least=1, only=CONVOLUTIONAL
+    )
+    d_width: int = option(
+        48,
+        "channels of the discriminator's finest hidden feature map",
+        at_least=1,
+        only=CONVOLUTIONAL,
     )
     kernel_size: int = option(
         4,
@@ -192,7 +198,7 @@ TYPES = typing.get_type_hints(Config)
 # Departures from the defaults above.
 RECIPES: dict[str, dict[str, Any]] = {
     # An epoch takes a quarter of the others' time, an evaluation does not.
-    "gan": {"epochs": 12, "d_batch_norm": False, "d_dropout": 0.3, "epochs_per_evaluation": 3},
+    "gan": {"epochs": 28, "d_batch_norm": False, "d_dropout": 0.3, "epochs_per_evaluation": 4},
     "dcgan": {},
     "cdcgan": {},
 }

@@ -61,7 +61,7 @@ def convolutional_generator(
     inputs,
     x,
     image_shape: Sequence[int] = (28, 28, 1),
-    width: int = Config.width,
+    width: int = Config.g_width,
     kernel_size: int = Config.kernel_size,
     init_stddev: float = Config.init_stddev,
     sync_batch_norm: bool = False,
@@ -116,7 +116,7 @@ def dcgan_generator(
 def convolutional_features(
     x,
     image_shape: Sequence[int] = (28, 28, 1),
-    width: int = Config.width,
+    width: int = Config.d_width,
     kernel_size: int = Config.kernel_size,
     batch_norm: bool = Config.d_batch_norm,
     dropout: float = Config.d_dropout,
@@ -171,18 +171,22 @@ class DCGAN(GAN):
 
 def generator_options(settings: Config) -> dict:
     """What a configuration says of `convolutional_generator`."""
-    return {
-        "width": settings.width,
-        "kernel_size": settings.kernel_size,
-        "init_stddev": settings.init_stddev,
-        "sync_batch_norm": synchronises(settings),
-    }
+    return {"width": settings.g_width} | _both_options(settings)
 
 
 def discriminator_options(settings: Config) -> dict:
     """What a configuration says of `convolutional_features`."""
-    return generator_options(settings) | {
+    return _both_options(settings) | {
+        "width": settings.d_width,
         "batch_norm": settings.d_batch_norm,
         "dropout": settings.d_dropout,
         "spectral_norm": settings.spectral_norm,
+    }
+
+
+def _both_options(settings: Config) -> dict:
+    return {
+        "kernel_size": settings.kernel_size,
+        "init_stddev": settings.init_stddev,
+        "sync_batch_norm": synchronises(settings),
     }
