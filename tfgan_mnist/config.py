@@ -57,7 +57,7 @@ class Config:
     channels: int = option(0, "1 gray, 3 colour, 0 as the data set has it", choices=(0, 1, 3))
 
     # Length
-    epochs: int = option(7, "passes over the training images", at_least=1)
+    epochs: int = option(6, "passes over the training images", at_least=1)
     steps_per_epoch: int = option(0, "generator updates per epoch; 0: a full pass", at_least=0)
     batch_size: int = option(64, "images per discriminator update, over all devices", at_least=1)
     seed: int = option(0, "of weights, latents and data order", at_least=0, below=2**31)
