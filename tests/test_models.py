@@ -321,8 +321,8 @@ def test_two_replicas_take_the_step_of_one(run_python):
 PARAMETERS = {
     # From the layers' shapes, so that a change of architecture is noticed.
     "gan": (1_489_936, 533_505),
-    "dcgan": (414_529, 243_313),
-    "cdcgan": (431_809, 260_593),
+    "dcgan": (659_201, 243_313),
+    "cdcgan": (682_241, 260_593),
 }
 
 
@@ -481,15 +481,16 @@ def test_logits_are_the_discriminators_verdicts_in_inference_mode(name):
 
 
 def test_samples_use_the_average_and_training_keeps_the_raw_weights():
-    model = tiny("gan", ema=0.5, g_learning_rate=0.05)
+    model = tiny("gan", ema=0.15, g_learning_rate=0.05)
     images, _ = batch()
     trajectory = []
-    for _ in range(3):
+    for _ in range(4):
         model.train_step(images)
         trajectory.append(values(model.generator.trainable_variables))
-    average = trajectory[0]  # Keras begins the average with the weights after the first update
-    for weights in trajectory[1:]:
-        average = [0.5 * a + 0.5 * w for a, w in zip(average, weights, strict=True)]
+    average = trajectory[0]
+    # It grows up to the decay that was asked for: 1 / (1 + 9), then 2 / (2 + 9) would be more.
+    for decay, weights in zip((0.1, 0.15, 0.15), trajectory[1:], strict=True):
+        average = [decay * a + (1 - decay) * w for a, w in zip(average, weights, strict=True)]
     with model.averaged_weights():
         assert_same(values(model.generator.trainable_variables), average, rtol=1e-5, atol=1e-7)
     assert_same(values(model.generator.trainable_variables), trajectory[-1], rtol=0)

@@ -86,7 +86,10 @@ class Config:
         0.05, "share of the learning rates that a cosine decay ends at; 1: constant", at_least=0
     )
     ema: float = option(
-        0.998, "decay of the average of G's weights that samples use; 0: none", at_least=0, below=1
+        0.998,
+        "decay, once warmed up, of the average of G's weights that samples use; 0: none",
+        at_least=0,
+        below=1,
     )
 
     # Networks

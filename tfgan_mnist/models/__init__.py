@@ -6,7 +6,7 @@ from tfgan_mnist.config import Config
 from tfgan_mnist.models.cdcgan import CDCGAN
 from tfgan_mnist.models.dcgan import DCGAN
 from tfgan_mnist.models.gan import GAN
-from tfgan_mnist.models.layers import Adam
+from tfgan_mnist.models.optimizers import Adam
 
 __all__ = ["CDCGAN", "DCGAN", "GAN", "build"]
 

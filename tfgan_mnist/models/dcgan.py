@@ -88,14 +88,14 @@ def convolutional_generator(
 
     # "Project and reshape": the paper's first layer, a matrix product and no hidden dense layer.
     x = layers.Dense(coarsest * coarsest * channels, use_bias=False, **kernel())(x)
-    x = layers.Reshape((coarsest, coarsest, channels))(x)  # (B, 3, 3, 192)
+    x = layers.Reshape((coarsest, coarsest, channels))(x)  # (B, 3, 3, 256)
     x = BatchNormalization(synchronized=sync_batch_norm)(x)
     x = layers.ReLU()(x)
     for coarse, fine in itertools.pairwise([coarsest, *finer[:-1]]):
         channels //= 2
         x = Conv2DTranspose(
             channels, **doubling(coarse, fine, kernel_size), use_bias=False, **kernel()
-        )(x)  # (B, 7, 7, 96), then (B, 14, 14, 48)
+        )(x)  # (B, 7, 7, 128), then (B, 14, 14, 64)
         x = BatchNormalization(synchronized=sync_batch_norm)(x)
         x = layers.ReLU()(x)
     x = Conv2DTranspose(

@@ -16,7 +16,8 @@ from tfgan_mnist import latents as latent_space
 from tfgan_mnist import losses
 from tfgan_mnist.config import Config, resolve
 from tfgan_mnist.models import guard
-from tfgan_mnist.models.layers import Adam, BatchNormalization, Dropout, normalised
+from tfgan_mnist.models.layers import BatchNormalization, Dropout, normalised
+from tfgan_mnist.models.optimizers import Adam
 
 SAMPLE_BATCH = 500  # images per call in `sample`; 500 of 28x28 keep activations under 100 MB
 
