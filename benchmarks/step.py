@@ -3,9 +3,11 @@
     python -m benchmarks.step
 
 Everybody trains our default DCGAN's networks in batches of 64 on MNIST, each by its own loop and in
-a process of its own. They take turns of some seconds, round after round, in changing order; figures
-are medians over rounds, spreads are quartiles. PyTorch's networks are made from the layers of ours,
-and must have as many parameters. The first turn, with tracing and compiling, does not count.
+a process of its own. The peers' are of Keras's own layers, since that ours compute the same
+functions faster is part of what is compared; PyTorch's are made from the layers of ours. All must
+have as many parameters. They take turns of some seconds, round after round, in changing order;
+figures are medians over rounds, spreads are quartiles. The first turn, with tracing and compiling,
+does not count.
 
 - "ours: train command" is `python -m tfgan_mnist.train` with all its callbacks; what they do
   between epochs is timed apart and shared out over the default epoch.

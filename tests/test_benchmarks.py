@@ -77,6 +77,13 @@ def test_a_contestant_trains_for_a_while_and_goes_on(name):
     expect_contestant(name)
 
 
+def test_the_peers_of_the_step_have_our_networks_of_keras_layers():
+    """That ours compute the same functions faster is part of what is compared."""
+    for network in entrants.our_networks():
+        kinds = {type(layer).__module__ for layer in network.layers}
+        assert not any(kind.startswith("tfgan_mnist") for kind in kinds), kinds
+
+
 @pytest.mark.skipif(not importlib.util.find_spec("torch"), reason="needs PyTorch")
 def test_the_one_of_pytorch_does_too_and_our_networks_have_a_mirror(run_python):
     networks = entrants.our_networks()
