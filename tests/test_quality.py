@@ -52,7 +52,8 @@ def run_train(tmp_path, references):
     """Trains a tiny model, and returns the run's folder."""
 
     def run_train(*flags, model="gan", epochs=3) -> runs.Path:
-        sizes = ["--width=2"] if model != "gan" else ["--g_hidden_widths=8", "--d_hidden_widths=8"]
+        suffix = "hidden_widths=8" if model == "gan" else "width=2"
+        sizes = [f"--g_{suffix}", f"--d_{suffix}"]
         given = [
             f"--model={model}",
             f"--epochs={epochs}",

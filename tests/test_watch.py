@@ -50,7 +50,7 @@ def history(name):
 
 @pytest.mark.parametrize("model", ["gan", "dcgan", "cdcgan"])
 def test_the_default_recipes_are_healthy(model):
-    assert list(history(f"healthy-{model}")) == [None] * (12 if model == "gan" else 4)
+    assert list(history(f"healthy-{model}")) == [None] * (28 if model == "gan" else 6)
 
 
 @pytest.mark.parametrize("reason", ["learning_rate", "discriminator_steps", "minimax"])
