@@ -78,14 +78,15 @@ class Worker:
     Args:
       command: module under `benchmarks`.
       name: of the worker.
-      **options: further flags.
+      *flags: further flags, as they are.
+      **options: further flags, by name.
     """
 
-    def __init__(self, command: str, name: str, **options: str):
+    def __init__(self, command: str, name: str, *flags: str, **options: str):
         self.name = name
         # A pipe that nobody reads would fill up.
         self.errors = tempfile.TemporaryFile("w+")  # noqa: SIM115
-        flags = [f"--{key}={value}" for key, value in options.items()]
+        flags = (*flags, *(f"--{key}={value}" for key, value in options.items()))
         self.process = subprocess.Popen(
             [sys.executable, "-m", f"benchmarks.{command}", f"--worker={name}", *flags],
             stdin=subprocess.PIPE,
