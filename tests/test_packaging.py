@@ -25,7 +25,8 @@ ROWS = (
     "serving.versions serving.json_tensor serving.metrics serving.page serving.describe",
     "serving.rest serving.http serving.grpc serving.server",
     "distribution data runtime classifier",
-    "models.layers models.guard models.gan models.dcgan models.cdcgan models __init__",
+    "models.layers models.optimizers models.guard models.gan models.dcgan models.cdcgan models "
+    "__init__",
     # An exporter is a noun that the callback calls, and a verb.
     "scoring formats checkpoints export callbacks quality",
     "generate evaluate serve train_classifier",
