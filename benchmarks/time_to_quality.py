@@ -142,12 +142,13 @@ def report(rows: list[dict]) -> None:
     print("\nSeconds to a FID (medians over seeds, interpolated on logarithms):\n")
     print("| FID | " + " | ".join(names) + " | best peer / best of ours |")
     print("|---" * (len(names) + 2) + "|")
+    lasted = {name: max(r["mark"] for r in rows if r["contestant"] == name) for name in names}
     for threshold in THRESHOLDS:
         times = {name: time_to(rows, name, marks, threshold) for name in names}
         ours = [t for name, t in times.items() if t and name in OURS]
         peers = [t for name, t in times.items() if t and name not in OURS]
         ratio = f"{min(peers) / min(ours):.1f}" if ours and peers else ""
-        cells = [f"{t:.0f}" if t else f"> {marks[-1]:g}" for t in times.values()]
+        cells = [f"{t:.0f}" if t else f"> {lasted[name]:g}" for name, t in times.items()]
         print(f"| {threshold} | " + " | ".join(cells) + f" | {ratio} |")
     draw(rows, names, marks, floor["fid"])
     print(f"\nPlot: {PLOT}")
