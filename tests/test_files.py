@@ -105,6 +105,11 @@ def test_the_next_writer_removes_what_a_killed_one_left(tmp_path):
     assert sorted(os.listdir(tmp_path)) == [of_others.name, "log.csv"]
 
 
+def test_a_folder_that_a_killed_run_never_made_is_no_trouble(tmp_path):
+    files.sweep(tmp_path / "checkpoints")
+    assert not os.listdir(tmp_path)
+
+
 def test_what_another_process_is_writing_stays(tmp_path):
     script = (
         "import sys\n"

@@ -118,9 +118,13 @@ def temporary(path: str | os.PathLike) -> Iterator[Path]:
 
 
 def sweep(folder: str | os.PathLike) -> None:
-    """Removes what killed processes have left directly in `folder`, if nobody writes there now."""
-    with _writing_in(Path(folder)):
-        pass
+    """Removes what killed processes have left directly in `folder`, if nobody writes there now.
+
+    A folder that is not there has nothing to remove: a run killed early has not all of its own.
+    """
+    if os.path.isdir(folder):
+        with _writing_in(Path(folder)):
+            pass
 
 
 @contextlib.contextmanager
