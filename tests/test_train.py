@@ -12,9 +12,10 @@ import time
 import checkpoint_values
 import numpy as np
 import pytest
+import tensorflow as tf
 from PIL import Image
 
-from tfgan_mnist import train
+from tfgan_mnist import runtime, train
 from tfgan_mnist.errors import UserError
 
 STEPS, EPOCHS = 4, 3
@@ -98,6 +99,21 @@ def test_a_run_from_flags_to_export(model, flags, tmp_path, capsys):
     output = capsys.readouterr().out
     for text in (f'model = "{model}"', str(run), "d_loss", f"saved_models/{model}/1"):
         assert text in output
+
+
+def test_xla_compiles_the_step_on_a_gpu(flags, monkeypatch):
+    # The command makes operations deterministic, where Keras by itself gives up XLA.
+    compiled = []
+
+    def function(traced=None, **options):
+        compiled.extend([traced.__name__] if options.get("jit_compile") else [])
+        return tf_function(traced, **options)
+
+    tf_function = tf.function
+    monkeypatch.setattr(tf, "function", function)
+    monkeypatch.setattr(runtime, "use_xla", lambda: True)
+    run_train(flags("gan", epochs=1))
+    assert set(compiled) == {"one_step_on_data"}  # of `train_step` and of `test_step`
 
 
 def test_tensorboard_gets_scalars_and_grids(flags, tmp_path):
@@ -234,6 +250,19 @@ def test_what_a_kill_left_behind_is_swept(flags, tmp_path):
     left[1].write_text("half a r")
     run_train([f"--resume={run}", "--epochs=2"])
     assert not any(path.exists() for path in left)
+
+
+def test_a_run_killed_before_its_folders_were_made_goes_on(flags, tmp_path):
+    run_train(flags("gan", epochs=1))
+    run = tmp_path / "runs" / "0001-gan"
+    for path in run.iterdir():
+        if path.is_dir():
+            shutil.rmtree(path)
+        elif path.name != "config.json":
+            path.unlink()
+    run_train([f"--resume={run}"])
+    assert len(read_log(run)) == 1
+    assert (run / "checkpoints" / f"step_{STEPS:08d}").exists()
 
 
 def test_a_row_per_class_and_the_same_latents_in_each():
