@@ -1,4 +1,4 @@
-"""Those whose steps are timed: each loop on the networks of our default DCGAN, in batches of 64.
+"""Those whose steps are timed: each loop on the networks of our default DCGAN, in its batches.
 
 Each is made by a function that takes what the one of our networks said of itself, and has a method
 `run(turns)` that trains until its process ends.
@@ -96,9 +96,11 @@ class Ours(Entrant):
         batches = iter(data.batches(self.contestant.split, settings.images_per_step, settings.seed))
         in_memory = next(batches)
 
+        train_step = tf.function(model.train_step, jit_compile=model.jit_compile)
+
         @tf.function
         def step():
-            return model.train_step(next(batches) if self.fed else in_memory)
+            return train_step(next(batches) if self.fed else in_memory)
 
         while True:
             step()

@@ -5,7 +5,8 @@
 One batch in memory, training steps without `fit`; deterministic operations, as the train command
 has them. Each combination has a process of its own. 100 steps are sent off one after the other and
 waited for together; the median of six such times, and the shortest. "plain": with Keras's own
-layers in place of ours. Lines go to results/precisions.jsonl.
+layers in place of ours. Half a minute for each on a GPU, most of it compiling. Lines go to
+results/precisions.jsonl.
 """
 
 import argparse
@@ -22,7 +23,7 @@ PRECISIONS = ("float32", "mixed_float16", "mixed_bfloat16")
 WARM, STEPS, TIMES = 20, 100, 6
 
 
-def measure(name: str, precision: str, xla: bool, plain: bool) -> dict:
+def measure(name: str, precision: str, batch_size: int, xla: bool, plain: bool) -> dict:
     """Times one combination in this process."""
     from tfgan_mnist import cli
 
@@ -32,7 +33,8 @@ def measure(name: str, precision: str, xla: bool, plain: bool) -> dict:
     from benchmarks.entrants import plain_layers
     from tfgan_mnist import config, models, runtime
 
-    settings = config.resolve({"model": name, "steps_per_epoch": 1000, "precision": precision})
+    explicit = {"model": name, "precision": precision, "batch_size": batch_size}
+    settings = config.resolve(explicit | {"steps_per_epoch": 1000})
     runtime.settle(settings.seed, precision)
     began = time.perf_counter()
     with plain_layers() if plain else contextlib.nullcontext():
@@ -72,6 +74,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("--models", nargs="+", default=["dcgan"], metavar="NAME")
     parser.add_argument("--precisions", nargs="+", default=PRECISIONS, choices=PRECISIONS)
+    parser.add_argument("--batch_size", type=int, default=64)
     parser.add_argument("--worker", help=argparse.SUPPRESS)
     flags = parser.parse_args()
     if flags.worker:
@@ -82,7 +85,8 @@ def main() -> None:
         for precision in flags.precisions:
             for xla in (True, False):
                 for plain in (False, True) if name == "dcgan" else (False,):
-                    what = {"name": name, "precision": precision, "xla": xla, "plain": plain}
+                    what = {"name": name, "precision": precision, "batch_size": flags.batch_size}
+                    what |= {"xla": xla, "plain": plain}
                     command = [sys.executable, "-m", "benchmarks.precisions", "--worker"]
                     done = subprocess.run(
                         [*command, json.dumps(what)], check=True, stdout=subprocess.PIPE, text=True

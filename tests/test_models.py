@@ -219,14 +219,42 @@ def test_a_batch_that_cannot_be_split_is_refused():
         tiny("gan", discriminator_steps=3).train_step(batch(8)[0])
 
 
-def test_the_step_compiles_with_xla():
+@pytest.mark.parametrize(
+    ("name", "options"),
+    [
+        ("dcgan", {}),
+        *(
+            pytest.param(*case, marks=pytest.mark.slow)
+            for case in [
+                ("gan", {}),
+                ("cdcgan", {"class_head": True, "embedding_dim": 3}),
+                ("dcgan", {"spectral_norm": True}),
+                ("dcgan", {"discriminator_steps": 2, "loss": "relativistic"}),
+                ("dcgan", {"r1": 1.0, "r2": 1.0, "d_batch_norm": False}),
+                ("dcgan", {"loss": "wasserstein", "d_dropout": 0.1}),
+                ("cdcgan", {"conditioning": "planes", "precision": "mixed_float16"}),
+            ]
+        ),
+    ],
+)
+def test_the_step_compiles_with_xla(name, options):
     # Not the same step: XLA turns the same bits into other normal numbers.
-    model = tiny("dcgan")
+    keras.config.set_dtype_policy(options.get("precision", "float32"))
+    model = tiny(name, **options)
     model.jit_compile = True
     before = values(model.generator.trainable_variables)
-    logs = model.fit(np.array(batch()[0]), batch_size=8, epochs=2, verbose=0).history
+    images, labels = map(np.array, batch())
+    logs = model.fit(images, labels, batch_size=8, epochs=2, verbose=0).history
     assert all(np.isfinite(value).all() for value in logs.values())
     assert changed(before, values(model.generator.trainable_variables))
+
+
+def test_a_layer_that_xla_does_not_know_is_not_compiled():
+    model = tiny("dcgan")
+    model.discriminator.layers[1].supports_jit = False
+    with pytest.warns(UserWarning, match="no Conv2D"):
+        model.compile(jit_compile=True)
+    assert not model.jit_compile
 
 
 def test_spectral_norm_keeps_kernels_at_norm_one():
