@@ -10,10 +10,12 @@ scoring not. A recipe of ours that ends before a mark stays as it is. The seeds 
 other, and within a seed the contestants, so that what the machine does over the hours meets all.
 
 Scores: 10,000 samples against the 10,000 test images, as `evaluate` makes them. Each mark is a line
-of results/time_to_quality.jsonl.
+of results/time_to_quality.jsonl; of ours it tells the recipe, and those of other recipes than
+today's are left out of all that is told.
 """
 
 import argparse
+import dataclasses
 import importlib.util
 import json
 import subprocess
@@ -26,7 +28,7 @@ import numpy as np
 
 from benchmarks import contestants, records
 from benchmarks.contestants import CONTESTANTS, OURS
-from tfgan_mnist import cli
+from tfgan_mnist import cli, config
 
 LOG = records.RESULTS / "time_to_quality.jsonl"
 PLOT = records.RESULTS / "time_to_quality.png"
@@ -77,6 +79,7 @@ def score(name: str, seed: int, marks: tuple[int, ...], folder: Path, digits) ->
                 "contestant": name,
                 "seed": seed,
                 "mark": mark,
+                "recipe": recipe(name),
                 "seconds": round(float(arrays["seconds"]), 1),
                 "images": int(arrays["seen"]),
                 **{key: round(float(value), 4) for key, value in found.items()},
@@ -86,9 +89,20 @@ def score(name: str, seed: int, marks: tuple[int, ...], folder: Path, digits) ->
     return rows
 
 
+def recipe(name: str) -> dict:
+    """The configuration of one of ours as it is today; empty for peers, which stay as they are."""
+    if name not in OURS:
+        return {}
+    settings = dataclasses.asdict(config.resolve({"model": name}))
+    # As JSON gives it back.
+    return json.loads(json.dumps({k: v for k, v in settings.items() if k not in config.PLACES}))
+
+
 def read() -> list[dict]:
-    """The rows there are."""
-    return [json.loads(line) for line in LOG.read_text().splitlines()] if LOG.exists() else []
+    """The rows there are of peers and of today's recipes."""
+    lines = LOG.read_text().splitlines() if LOG.exists() else []
+    rows = [json.loads(line) for line in lines]
+    return [row for row in rows if row.get("recipe", {}) == recipe(row["contestant"])]
 
 
 def contest(names: Iterable[str], seeds: Iterable[int], marks: tuple[int, ...]) -> None:

@@ -1,13 +1,14 @@
 """The contestants of the benchmarks: they are what was published, they learn, and can be paused."""
 
 import importlib.util
+import json
 import time
 from pathlib import Path
 
 import numpy as np
 import pytest
 
-from benchmarks import contestants, entrants, mirror
+from benchmarks import contestants, entrants, mirror, time_to_quality
 from benchmarks.contestants.pacing import Paced
 
 IMAGES, BATCH = 256, 8
@@ -164,6 +165,18 @@ def test_time_between_two_turns_does_not_count():
     time.sleep(0.2)
     assert idle.train(0)[1] < 0.2
     idle.close()
+
+
+def test_results_of_another_recipe_are_not_told(tmp_path, monkeypatch):
+    rows = [
+        {"contestant": "tf_dcgan", "mark": 60},
+        {"contestant": "dcgan", "mark": 60, "recipe": time_to_quality.recipe("dcgan")},
+        {"contestant": "dcgan", "mark": 120, "recipe": time_to_quality.recipe("cdcgan")},
+        {"contestant": "gan", "mark": 120},
+    ]
+    monkeypatch.setattr(time_to_quality, "LOG", tmp_path / "log.jsonl")
+    time_to_quality.LOG.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    assert time_to_quality.read() == rows[:2]
 
 
 def test_a_failure_is_passed_on():
