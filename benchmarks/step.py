@@ -2,7 +2,7 @@
 
     python -m benchmarks.step
 
-Everybody trains our default DCGAN's networks in batches of 64 on MNIST, each by its own loop and in
+Everybody trains our default DCGAN's networks in its batches on MNIST, each by its own loop and in
 a process of its own. The peers' are of Keras's own layers, since that ours compute the same
 functions faster is part of what is compared; PyTorch's are made from the layers of ours. All must
 have as many parameters. They take turns of some seconds, round after round, in changing order;
