@@ -212,7 +212,8 @@ RECIPES: dict[str, dict[str, Any]] = {
         "d_dropout": 0.3,
     },
     "dcgan": {},
-    "cdcgan": {},
+    # With 32 it is no faster to a FID, and ends with 0.77 instead of 0.64.
+    "cdcgan": {"epochs": 6, "batch_size": 64},
 }
 
 # What a loss needs to work at all; comes after the recipe.
