@@ -218,7 +218,7 @@ def draw(rows: list[dict], names: list[str], marks: list[float], floor: float) -
     )
     axes.set_xticks(marks, [f"{mark:g}" for mark in marks], minor=False)
     axes.minorticks_off()
-    axes.legend(fontsize="small")
+    figure.legend(fontsize="small", loc="outside right upper")
     figure.savefig(PLOT, dpi=120)
 
 
