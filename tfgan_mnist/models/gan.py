@@ -275,8 +275,7 @@ class GAN(keras.Model):
           r2: the same at generated images.
           gradient_penalty: weight of (|dD/dx| - 1)^2 between real and generated images (Gulrajani
             et al. 2017). Default: 10 for "wasserstein", else 0.
-          jit_compile: compile the step with XLA. On a CPU that makes convolutions 2 to 10 times
-            slower.
+          jit_compile: compile the step with XLA; `runtime.use_xla` tells where it pays.
           **kwargs: `run_eagerly` and `steps_per_execution` of `keras.Model.compile`.
 
         Raises:
