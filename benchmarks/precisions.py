@@ -11,6 +11,7 @@ results/precisions.jsonl.
 
 import argparse
 import contextlib
+import itertools
 import json
 import statistics
 import subprocess
@@ -81,22 +82,19 @@ def main() -> None:
         print(json.dumps(measure(**json.loads(flags.worker))))
         return
     rows = []
-    for name in flags.models:
-        for precision in flags.precisions:
-            for xla in (True, False):
-                for plain in (False, True) if name == "dcgan" else (False,):
-                    what = {"name": name, "precision": precision, "batch_size": flags.batch_size}
-                    what |= {"xla": xla, "plain": plain}
-                    command = [sys.executable, "-m", "benchmarks.precisions", "--worker"]
-                    done = subprocess.run(
-                        [*command, json.dumps(what)], check=True, stdout=subprocess.PIPE, text=True
-                    )
-                    found = json.loads(done.stdout.splitlines()[-1])
-                    records.append("precisions", what | found)
-                    ours = "plain" if plain else "ours"
-                    cells = [f"{found[key]:.2f}" for key in ("milliseconds", "shortest")]
-                    cells += [found["images_per_second"], found["first_step_seconds"]]
-                    rows.append((name, precision, "yes" if xla else "no", ours, *cells))
+    combinations = itertools.product(flags.models, flags.precisions, (True, False), (False, True))
+    for name, precision, xla, plain in combinations:
+        if plain and name != "dcgan":
+            continue
+        what = {"name": name, "precision": precision, "batch_size": flags.batch_size}
+        what |= {"xla": xla, "plain": plain}
+        command = [sys.executable, "-m", "benchmarks.precisions", "--worker", json.dumps(what)]
+        done = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True)
+        found = json.loads(done.stdout.splitlines()[-1])
+        records.append("precisions", what | found)
+        cells = [f"{found[key]:.2f}" for key in ("milliseconds", "shortest")]
+        cells += [found["images_per_second"], found["first_step_seconds"]]
+        rows.append((name, precision, "yes" if xla else "no", "plain" if plain else "ours", *cells))
     heads = ("model", "precision", "XLA", "layers", "ms/step", "shortest", "images/s", "first, s")
     print(records.table(rows, heads))
 
