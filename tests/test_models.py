@@ -349,8 +349,8 @@ def test_two_replicas_take_the_step_of_one(run_python):
 PARAMETERS = {
     # From the layers' shapes, so that a change of architecture is noticed.
     "gan": (1_489_936, 533_505),
-    "dcgan": (659_201, 243_313),
-    "cdcgan": (682_241, 260_593),
+    "dcgan": (1_661_697, 978_769),
+    "cdcgan": (1_666_817, 980_689),
 }
 
 
@@ -363,19 +363,22 @@ def test_default_networks(name, model):
 
 
 def test_the_papers_network_at_64_pixels():
-    generator = dcgan.dcgan_generator((64, 64, 3), width=128, kernel_size=5)
+    generator = dcgan.dcgan_generator((64, 64, 3), width=128, kernel_size=5, hidden_dense=False)
     shapes = [tuple(layer.output.shape[1:]) for layer in generator.layers]
     path = [(4, 4, 1024), (8, 8, 512), (16, 16, 256), (32, 32, 128), (64, 64, 3)]
     assert [shape for shape in dict.fromkeys(shapes) if len(shape) == 3] == path
-    discriminator = dcgan.dcgan_discriminator((64, 64, 3), width=128, kernel_size=5)
+    discriminator = dcgan.dcgan_discriminator(
+        (64, 64, 3), width=128, kernel_size=5, hidden_dense=False
+    )
     convolutions = [
         layer for layer in discriminator.layers if isinstance(layer, keras.layers.Conv2D)
     ]
     assert [layer.filters for layer in convolutions] == [128, 256, 512, 1024]
 
 
-def test_dcgan_keeps_the_five_guidelines():
-    generator, discriminator = dcgan.dcgan_generator(), dcgan.dcgan_discriminator()
+def test_without_hidden_dense_layers_dcgan_keeps_the_five_guidelines():
+    generator = dcgan.dcgan_generator(hidden_dense=False)
+    discriminator = dcgan.dcgan_discriminator(hidden_dense=False)
     kinds = {type(layer).__name__ for layer in generator.layers + discriminator.layers}
     assert not {kind for kind in kinds if "Pool" in kind or "UpSampling" in kind}
     for layer in generator.layers + discriminator.layers:
@@ -390,6 +393,29 @@ def test_dcgan_keeps_the_five_guidelines():
     assert any(isinstance(layer, keras.layers.BatchNormalization) for layer in generator.layers)
     slopes = [getattr(layer, "negative_slope", 0.2) for layer in discriminator.layers]
     assert set(slopes) == {0.2}
+
+
+@pytest.mark.parametrize(
+    ("side", "convolutions"), [(28, 2), (64, 3), (12, 1), (8, 1)], ids=lambda value: str(value)
+)
+def test_hidden_dense_layers(side, convolutions):
+    """G begins with one; one is D's last hidden layer, and the only one with batch norm."""
+    shape = (side, side, 1)
+    generator = dcgan.dcgan_generator(shape, width=4)
+    discriminator = dcgan.dcgan_discriminator(shape, width=4)
+    first, normalised = generator.layers[1:3]
+    assert isinstance(first, keras.layers.Dense)
+    assert first.units == 2 * generator.get_layer(index=5).target_shape[-1]
+    assert isinstance(normalised, keras.layers.BatchNormalization)
+    kinds = [type(layer).__name__ for layer in discriminator.layers[1:]]
+    convolution, dense = ["Conv2D", "LeakyReLU"], ["Dense", "BatchNormalization", "LeakyReLU"]
+    assert kinds == [*convolution * convolutions, "Flatten", *dense, "Dense"]
+    units = 4 * 2**convolutions
+    assert discriminator.get_layer(index=-4).units == units
+    assert discriminator.layers[-1].input.shape == (None, units)
+    # A penalty's gradient has to be each image's own: without batch norm there is none anywhere.
+    plain = dcgan.dcgan_discriminator(shape, width=4, batch_norm=False)
+    assert not any(isinstance(layer, keras.layers.BatchNormalization) for layer in plain.layers)
 
 
 @pytest.mark.parametrize("name", TINY)

@@ -120,8 +120,15 @@ class Config:
     init_stddev: float = option(
         0.0, "of N(0, s) initial kernels; 0: Glorot uniform", at_least=0, only=CONVOLUTIONAL
     )
+    hidden_dense: bool = option(
+        True,
+        "a dense layer after the latents and one before D's logit, which the paper has not",
+        only=CONVOLUTIONAL,
+    )
     g_batch_norm: bool = option(True, "batch norm in the generator", only=("gan",))
-    d_batch_norm: bool = option(True, "batch norm in the discriminator")
+    d_batch_norm: bool = option(
+        True, "batch norm in the discriminator: in its hidden dense layers, else in the others"
+    )
     d_dropout: float = option(0.0, "dropout rate in the discriminator", at_least=0, below=1)
     spectral_norm: bool = option(False, "spectral normalisation of the discriminator")
     sync_batch_norm: bool = option(True, "batch norm over the whole batch, not each device's part")

@@ -4,6 +4,13 @@ Radford, Metz & Chintala 2015, "Unsupervised Representation Learning with Deep C
 Generative Adversarial Networks", arXiv:1511.06434. Its five guidelines: strided convolutions
 instead of pooling; batch norm in both networks, but not at G's output nor D's input; no hidden
 dense layers; ReLU and tanh in G; LeakyReLU in D.
+
+The recipe departs from the third with a dense layer at the narrow end of each network, as TF-GAN's
+tutorial has them, and from the second with batch norm in D there only; `hidden_dense=False` is the
+paper's form. FID after one of two epochs, seed 0 (results/search.jsonl): 5.4 in the paper's form,
+2.5 in this one. Both layers are needed, and where D's batch norm stands: with G's layer alone G
+draws one digit (128), with D's alone it is 3.8 at best, with batch norm in D's convolutions as well
+no digit at all (186).
 """
 
 import itertools
@@ -64,6 +71,7 @@ def convolutional_generator(
     width: int = Config.g_width,
     kernel_size: int = Config.kernel_size,
     init_stddev: float = Config.init_stddev,
+    hidden_dense: bool = Config.hidden_dense,
     sync_batch_norm: bool = False,
 ) -> keras.Model:
     """`x` (B, any), computed from `inputs`, -> images (B, H, W, C) in [-1, 1], float32.
@@ -77,6 +85,7 @@ def convolutional_generator(
         is 3. The paper's is 5; a multiple of the stride 2 covers every pixel equally often and so
         makes no checkerboard.
       init_stddev: see `kernel_initializer`.
+      hidden_dense: begin with a dense layer, as wide as the coarsest map has channels twice.
       sync_batch_norm: take batch norm's statistics over all replicas.
     """
     coarsest, *finer = sides(image_shape)
@@ -86,7 +95,11 @@ def convolutional_generator(
         # An initializer of its own for each layer: one that is shared draws the same numbers.
         return {"kernel_initializer": kernel_initializer(init_stddev)}
 
-    # "Project and reshape": the paper's first layer, a matrix product and no hidden dense layer.
+    if hidden_dense:
+        x = layers.Dense(2 * channels, use_bias=False, **kernel())(x)  # (B, 512)
+        x = BatchNormalization(synchronized=sync_batch_norm)(x)
+        x = layers.ReLU()(x)
+    # "Project and reshape": the paper's first layer.
     x = layers.Dense(coarsest * coarsest * channels, use_bias=False, **kernel())(x)
     x = layers.Reshape((coarsest, coarsest, channels))(x)  # (B, 3, 3, 256)
     x = BatchNormalization(synchronized=sync_batch_norm)(x)
@@ -122,25 +135,36 @@ def convolutional_features(
     dropout: float = Config.d_dropout,
     spectral_norm: bool = Config.spectral_norm,
     init_stddev: float = Config.init_stddev,
+    hidden_dense: bool = Config.hidden_dense,
     sync_batch_norm: bool = False,
 ):
-    """Images (B, H, W, any) -> features (B, F), by the mirror of `convolutional_generator`."""
-    path = sides(image_shape)
-    for level, (coarse, fine) in enumerate(reversed(list(itertools.pairwise(path)))):
-        normalise = batch_norm and level > 0
-        convolution = Conv2D(
-            width * 2**level,
-            **doubling(coarse, fine, kernel_size),
-            use_bias=not normalise,
-            kernel_initializer=kernel_initializer(init_stddev),
-        )
-        x = normalised(convolution, spectral_norm)(x)  # (B, 14, 14, 48), then 7x7x96, 3x3x192
+    """Images (B, H, W, any) -> features (B, F), by the mirror of `convolutional_generator`.
+
+    With `hidden_dense` a dense layer stands in the place of the last convolution, with as many
+    channels, and is the only one with batch norm; without, all have it but the first.
+    """
+
+    def hidden(x, layer: type, channels: int, normalise: bool, **options):
+        initializer = kernel_initializer(init_stddev)
+        linear = layer(channels, **options, use_bias=not normalise, kernel_initializer=initializer)
+        x = normalised(linear, spectral_norm)(x)
         if normalise:
             x = BatchNormalization(synchronized=sync_batch_norm)(x)
         x = layers.LeakyReLU(0.2)(x)
-        if dropout:
-            x = Dropout(dropout)(x)
-    return layers.Flatten()(x)  # (B, 1728)
+        return Dropout(dropout)(x) if dropout else x
+
+    halvings = list(itertools.pairwise(reversed(sides(image_shape))))
+    # An image of 8x8 keeps its only convolution.
+    convolutions = halvings[:-1] or halvings if hidden_dense else halvings
+    for level, (fine, coarse) in enumerate(convolutions):
+        normalise = batch_norm and level > 0 and not hidden_dense
+        options = doubling(coarse, fine, kernel_size)
+        # (B, 14, 14, 48), then 7x7x96
+        x = hidden(x, Conv2D, width * 2**level, normalise, **options)
+    x = layers.Flatten()(x)
+    if hidden_dense:
+        x = hidden(x, layers.Dense, width * 2 ** len(convolutions), batch_norm)  # (B, 192)
+    return x
 
 
 def dcgan_discriminator(image_shape: Sequence[int] = (28, 28, 1), **options) -> keras.Model:
@@ -188,5 +212,6 @@ def _both_options(settings: Config) -> dict:
     return {
         "kernel_size": settings.kernel_size,
         "init_stddev": settings.init_stddev,
+        "hidden_dense": settings.hidden_dense,
         "sync_batch_norm": synchronises(settings),
     }
