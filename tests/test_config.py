@@ -40,7 +40,8 @@ def test_later_sources_win(toml, monkeypatch):
 
 def test_a_loss_brings_what_it_needs_and_can_be_overruled(toml):
     settings = resolve({"loss": "wasserstein"})
-    assert settings.gradient_penalty == 10 and not settings.d_batch_norm
+    assert settings.gradient_penalty == 10
+    assert not settings.d_batch_norm and not settings.hidden_dense
     assert resolve({"gradient_penalty": 1.0}, toml('loss = "wasserstein"')).gradient_penalty == 1
 
 
@@ -114,6 +115,7 @@ def test_saved_values_come_back_from_json():
         ({"loss": "hinge", "label_smoothing": 0.1}, "label_smoothing: expected a loss of minimax"),
         ({"r1": 1.0}, "r1: expected a discriminator without batch norm; add --no-d_batch_norm"),
         ({"loss": "wasserstein", "d_batch_norm": True}, "gradient_penalty: expected a disc"),
+        ({"d_batch_norm": False}, "hidden_dense: expected a discriminator with batch norm"),
         (
             {"model": "cdcgan", "class_head": True, "conditioning": "planes"},
             "class_head: needs conditioning=projection",

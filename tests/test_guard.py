@@ -26,6 +26,7 @@ KINDS = {
         "g_width": 2,
         "d_width": 2,
         "d_batch_norm": False,
+        "hidden_dense": False,
         "spectral_norm": True,
     },
     "two_updates": {"model": "gan", "g_hidden_widths": (6,), "discriminator_steps": 2},
