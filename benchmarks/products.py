@@ -47,6 +47,24 @@ class Product(NamedTuple):
             large, small, kernel = self.shapes
         return large, small, kernel
 
+    def as_matrix_product(self) -> "Product":
+        """The matrix product that a convolution is when the pixels under its kernel lie ready.
+
+        However a convolution is computed, it has that to do, and the laying out besides.
+        """
+        if self.kind == "MatMul":
+            return self
+        _, small, kernel = self.convolution()
+        positions, under, channels = int(np.prod(small[:3])), int(np.prod(kernel[:3])), kernel[3]
+        large, weights, small = (positions, under), (under, channels), (positions, channels)
+        shapes, transposed = {
+            "Conv2D": ((large, weights, small), ""),
+            "Conv2DBackpropInput": ((small, weights, large), "b"),
+            "Conv2DBackpropFilter": ((large, small, weights), "a"),
+        }[self.kind]
+        attributes = tuple((f"transpose_{side}", side == transposed) for side in "ab")
+        return Product("MatMul", shapes, attributes, self.dtype)
+
     def __str__(self) -> str:
         if self.kind == "MatMul":
             return " x ".join("x".join(map(str, shape)) for shape in self.shapes[:2])

@@ -192,17 +192,31 @@ def show(figures: dict) -> None:
             f"{row['milliseconds']:.2f}",
             f"{row['gflop'] / row['milliseconds'] * 1e3:.0f}",
             f"{row['gflop'] / row['milliseconds'] * 1e3 / ceilings['convolution']:.0%}",
+            f"{row['as_matrix_product']:.2f}",
             f"{row['times'] * row['milliseconds']:.2f}",
         )
         for row in layers["products"]
     ]
-    heads = ("shapes", "operation", "where", "ms alone", "GFLOP/s", "of ceiling", "ms/step")
-    alone = sum(row["times"] * row["milliseconds"] for row in layers["products"])
+    heads = (
+        "shapes",
+        "operation",
+        "where",
+        "ms alone",
+        "GFLOP/s",
+        "of ceiling",
+        "as matrices",
+        "ms/step",
+    )
+    alone, bare = (
+        sum(row["times"] * row[key] for row in layers["products"])
+        for key in ("milliseconds", "as_matrix_product")
+    )
     at_ceiling = layers["gflop"] / ceilings["convolution"] * 1e3
     print(
         records.table(rows, heads),
         f"\nA step took {layers['step_ms']:.1f} ms then. Its products, each alone, take "
-        f"{alone:.1f} ms; at the convolutions' ceiling they would take {at_ceiling:.1f} ms.",
+        f"{alone:.1f} ms; as bare matrix products of the same numbers {bare:.1f}, "
+        f"at the convolutions' ceiling {at_ceiling:.1f}.",
         "Profile, ms of operations in a step (they overlap):",
         *(f"  {part}: {value:.2f}" for part, value in layers["profile"].items()),
         "  the longest of the others:",

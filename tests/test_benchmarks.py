@@ -138,7 +138,9 @@ def test_products_of_a_step_are_found_and_counted():
         (product,) = by_kind[kind]
         assert product.flops == 2 * (2 * 4 * 4) * (4 * 4 * 1 * 3)
         assert str(product) == "8x8x1 ~ 4x4x3, 4x4"
-        assert products.seconds(product) > 0
+        bare = product.as_matrix_product()
+        assert bare.kind == "MatMul" and bare.flops == product.flops
+        assert products.seconds(product) > 0 and products.seconds(bare) > 0
 
 
 def test_ours_ends_with_its_recipe_and_pauses_change_nothing():
