@@ -127,7 +127,7 @@ class Config:
     )
     g_batch_norm: bool = option(True, "batch norm in the generator", only=("gan",))
     d_batch_norm: bool = option(
-        True, "batch norm in the discriminator: in its hidden dense layers, else in the others"
+        True, "batch norm in the discriminator; with hidden_dense in that layer of it only"
     )
     d_dropout: float = option(0.0, "dropout rate in the discriminator", at_least=0, below=1)
     spectral_norm: bool = option(False, "spectral normalisation of the discriminator")
