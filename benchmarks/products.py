@@ -48,19 +48,19 @@ class Product(NamedTuple):
         return large, small, kernel
 
     def as_matrix_product(self) -> "Product":
-        """The matrix product that a convolution is when the pixels under its kernel lie ready.
+        """The matrix product that a convolution is, with the pixels under its kernel as rows.
 
-        However a convolution is computed, it has that to do, and the laying out besides.
+        Computed by such products it has that to do, and to lay out the rows or to add them up.
         """
         if self.kind == "MatMul":
             return self
         _, small, kernel = self.convolution()
         positions, under, channels = int(np.prod(small[:3])), int(np.prod(kernel[:3])), kernel[3]
-        large, weights, small = (positions, under), (under, channels), (positions, channels)
+        rows, weights, results = (positions, under), (under, channels), (positions, channels)
         shapes, transposed = {
-            "Conv2D": ((large, weights, small), ""),
-            "Conv2DBackpropInput": ((small, weights, large), "b"),
-            "Conv2DBackpropFilter": ((large, small, weights), "a"),
+            "Conv2D": ((rows, weights, results), ""),
+            "Conv2DBackpropInput": ((results, weights, rows), "b"),
+            "Conv2DBackpropFilter": ((rows, results, weights), "a"),
         }[self.kind]
         attributes = tuple((f"transpose_{side}", side == transposed) for side in "ab")
         return Product("MatMul", shapes, attributes, self.dtype)

@@ -96,6 +96,12 @@ def test_saved_values_come_back_from_json():
     assert config.from_saved(json.loads(json.dumps(dataclasses.asdict(settings)))) == settings
 
 
+def test_a_run_of_before_a_key_was_added_stays_what_it_was():
+    values = dataclasses.asdict(resolve({"model": "dcgan"}))
+    del values["hidden_dense"]  # all networks were without, whatever the recipe is today
+    assert not config.from_saved(values).hidden_dense
+
+
 @pytest.mark.parametrize(
     ("values", "message"),
     [
@@ -113,8 +119,12 @@ def test_saved_values_come_back_from_json():
         ({"model": "gan", "g_hidden_widths": (0,)}, "g_hidden_widths: expected a finite value >="),
         ({"image_size": 30}, "image_size: dcgan expects a multiple of 4; received 30"),
         ({"loss": "hinge", "label_smoothing": 0.1}, "label_smoothing: expected a loss of minimax"),
-        ({"r1": 1.0}, "r1: expected a discriminator without batch norm; add --no-d_batch_norm"),
+        (
+            {"r1": 1.0},
+            "r1: expected a discriminator without batch norm; add --no-d_batch_norm --no-hidden",
+        ),
         ({"loss": "wasserstein", "d_batch_norm": True}, "gradient_penalty: expected a disc"),
+        ({"model": "gan", "hidden_dense": True}, "hidden_dense: applies to dcgan and cdcgan"),
         ({"d_batch_norm": False}, "hidden_dense: expected a discriminator with batch norm"),
         (
             {"model": "cdcgan", "class_head": True, "conditioning": "planes"},

@@ -69,7 +69,7 @@ def test_a_healthy_run_is_left_alone():
 
 
 def test_a_strong_discriminator_is_no_trouble_while_samples_are_good():
-    """As of the dcgan recipe: 0.91 of both at an FID of 3.4."""
+    """As of a former dcgan recipe: 0.91 of both at an FID of 3.4."""
     strong = log_row(1, d_real_accuracy=0.95, d_fake_accuracy=0.96)
     assert find([strong], [evaluation(1, fid=3.4)]) is None
 

@@ -42,8 +42,8 @@ def cdcgan_generator(
 ) -> keras.Model:
     """latents (B, latent_dim), labels (B,) int32 -> images (B, H, W, C) in [-1, 1].
 
-    The label's vector stands beside the latents: through "project and reshape" it gives every
-    channel of every position of the first feature map a bias of its own for each class.
+    The label's vector stands beside the latents: through "project and reshape", where that comes
+    first, it gives every channel of every position of the first map a bias of its own per class.
     """
     latents = keras.Input((latent_dim,), name="latents")
     labels = keras.Input((), dtype="int32", name="labels")
