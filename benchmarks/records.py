@@ -1,5 +1,6 @@
 """Where figures are kept: a line of JSON for each run of a benchmark, with what it was run on."""
 
+import dataclasses
 import datetime
 import importlib.metadata
 import json
@@ -7,6 +8,8 @@ import os
 import platform
 from pathlib import Path
 from typing import Any
+
+from tfgan_mnist import config
 
 RESULTS = Path(__file__).parent / "results"
 PACKAGES = ("tensorflow", "keras", "numpy", "torch")
@@ -44,6 +47,12 @@ def machine() -> dict[str, Any]:
         "versions": versions,
         "settings": {key: os.environ[key] for key in SETTINGS if key in os.environ},
     }
+
+
+def configuration(settings: config.Config) -> dict[str, Any]:
+    """A configuration as JSON gives it back, without what says where things are."""
+    values = dataclasses.asdict(settings)
+    return json.loads(json.dumps({k: v for k, v in values.items() if k not in config.PLACES}))
 
 
 def append(name: str, figures: dict[str, Any]) -> Path:

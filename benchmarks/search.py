@@ -3,13 +3,17 @@
     python -m benchmarks.search --model=dcgan --epochs=2 --latent_dim=32 --why="fewer latents"
 
 Takes a flag for every field of the configuration; what differs from the model's recipe is the
-setting. Each evaluation appends a line to results/search.jsonl. Samples are judged against the
-5,000 held-out training images, as training itself does it: the test images have no part in the
-choice of a recipe.
+setting, and the whole configuration is told beside it. Each evaluation appends a line to
+results/search.jsonl. Samples are judged against the 5,000 held-out training images, as training
+itself does it: the test images have no part in the choice of a recipe.
 
 A trial is told by its step's cost on a machine with nothing else to do: "seconds" is the number of
 steps times the 20th percentile of the time of a step, so that trials can be compared that ran
 beside other work, of which "wall" tells.
+
+Rows without a configuration name in their setting what the recipe has changed since. "code" in a
+setting tells what no flag does; rows without "wall" come from a script of such changes, which also
+judged within epochs.
 """
 
 import dataclasses
@@ -42,6 +46,7 @@ def trial(settings: config.Config, why: str) -> None:
     )
     training, held_out = data.hold_out(digits.train, quality.num_held_out(len(digits.train.images)))
     judge = classifier.load(settings.dataset, digits.train.images.shape[1:], settings.data_dir)
+    configuration = records.configuration(settings)
     full_pass = data.steps_per_epoch(training, settings.images_per_step)
     settings = dataclasses.replace(settings, steps_per_epoch=settings.steps_per_epoch or full_pass)
     model = models.build(settings, digits.train.images.shape[1:], digits.num_classes)
@@ -61,6 +66,7 @@ def trial(settings: config.Config, why: str) -> None:
             line = {
                 "model": settings.model,
                 "setting": setting(settings),
+                "configuration": configuration,
                 "why": why,
                 "seed": settings.seed,
                 "epoch": epoch + 1,

@@ -15,7 +15,6 @@ today's are left out of all that is told.
 """
 
 import argparse
-import dataclasses
 import importlib.util
 import json
 import subprocess
@@ -91,11 +90,7 @@ def score(name: str, seed: int, marks: tuple[int, ...], folder: Path, digits) ->
 
 def recipe(name: str) -> dict:
     """The configuration of one of ours as it is today; empty for peers, which stay as they are."""
-    if name not in OURS:
-        return {}
-    settings = dataclasses.asdict(config.resolve({"model": name}))
-    # As JSON gives it back.
-    return json.loads(json.dumps({k: v for k, v in settings.items() if k not in config.PLACES}))
+    return records.configuration(config.resolve({"model": name})) if name in OURS else {}
 
 
 def read() -> list[dict]:
