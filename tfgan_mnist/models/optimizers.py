@@ -13,8 +13,8 @@ class Adam(keras.optimizers.Adam):
     With `use_ema`, the decay of the weights' average is t / (t + 9) in update t + 1 as long as that
     is less than `ema_momentum`, so that the average is of about the last tenth of the updates;
     `tf.train.ExponentialMovingAverage` does so with `num_updates`. Keras's begins with the first
-    weights, which with 0.998 are still a quarter of it after 700 updates. That is a minute of
-    DCGAN's training, whose samples had a FID of 211 so, and have one of 15.7.
+    weights, which with 0.998 are still a quarter of it after 700 updates. That was a minute of
+    DCGAN's training, after which its samples had a FID of 211 so, and of 15.7 with this.
     """
 
     def update_step(self, gradient, variable, learning_rate):
