@@ -426,7 +426,9 @@ def test_a_models_defaults_are_its_recipe(name):
         one, two = getattr(by_recipe, network), getattr(by_default, network)
         assert [type(layer) for layer in one.layers] == [type(layer) for layer in two.layers]
         assert [w.shape for w in one.weights] == [w.shape for w in two.weights]
-    assert float(by_default.d_optimizer.learning_rate) == pytest.approx(settings.d_learning_rate)
+    for which in ("d", "g"):
+        rate = float(getattr(by_default, f"{which}_optimizer").learning_rate)
+        assert rate == pytest.approx(getattr(settings, f"{which}_learning_rate"))
 
 
 @pytest.mark.parametrize("name", TINY)
