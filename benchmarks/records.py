@@ -1,6 +1,5 @@
 """Where figures are kept: a line of JSON for each run of a benchmark, with what it was run on."""
 
-import dataclasses
 import datetime
 import importlib.metadata
 import json
@@ -51,8 +50,7 @@ def machine() -> dict[str, Any]:
 
 def configuration(settings: config.Config) -> dict[str, Any]:
     """A configuration as JSON gives it back, without what says where things are."""
-    values = dataclasses.asdict(settings)
-    return json.loads(json.dumps({k: v for k, v in values.items() if k not in config.PLACES}))
+    return json.loads(json.dumps(settings.without_places()))
 
 
 def append(name: str, figures: dict[str, Any]) -> Path:

@@ -65,7 +65,7 @@ def trial(settings: config.Config, why: str) -> None:
             found = evaluation.evaluate()
             line = {
                 "model": settings.model,
-                "setting": setting(settings),
+                "setting": setting(configuration),
                 "configuration": configuration,
                 "why": why,
                 "seed": settings.seed,
@@ -82,15 +82,11 @@ def trial(settings: config.Config, why: str) -> None:
     fit(model, training, settings, Times())
 
 
-def setting(settings: config.Config) -> dict:
+def setting(configuration: dict) -> dict:
     """What differs from the model's recipe and is not told otherwise."""
-    recipe = config.resolve({"model": settings.model})
-    told = {"seed", "steps_per_epoch", *config.PLACES}
-    return {
-        key: value
-        for key, value in dataclasses.asdict(settings).items()
-        if key not in told and getattr(recipe, key) != value
-    }
+    recipe = records.configuration(config.resolve({"model": configuration["model"]}))
+    told = ("seed", "steps_per_epoch")
+    return {k: v for k, v in configuration.items() if k not in told and recipe[k] != v}
 
 
 def main(arguments) -> None:

@@ -206,6 +206,11 @@ class Config:
             if self.model in (field.metadata["only"] or RECIPES)
         )
 
+    def without_places(self) -> dict[str, Any]:
+        """All but where things are on this machine, which is nobody else's business."""
+        values = dataclasses.asdict(self)
+        return {key: value for key, value in values.items() if key not in PLACES}
+
     @property
     def images_per_step(self) -> int:
         """Images that a generator update takes from the data: a batch per discriminator update."""

@@ -21,7 +21,6 @@ The other formats are files beside the versions, `saved_models/dcgan/3.onnx` and
 """
 
 import contextlib
-import dataclasses
 import datetime
 import errno
 import hashlib
@@ -35,7 +34,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from tfgan_mnist import __version__, cli, files, formats, latents, runs
-from tfgan_mnist.config import PLACES, Config
+from tfgan_mnist.config import Config
 from tfgan_mnist.errors import UserError
 from tfgan_mnist.serving import operations, protos
 from tfgan_mnist.serving.settings import versions
@@ -224,12 +223,7 @@ def describe_run(run: Path) -> dict[str, Any]:
       UserError: not a run folder.
     """
     settings, facts = runs.read(run)
-    config = dataclasses.asdict(settings)
-    card = {
-        # Where things were on the machine of the training is nobody's business.
-        "config": {key: value for key, value in config.items() if key not in PLACES},
-        "data": facts._asdict(),
-    }
+    card = {"config": settings.without_places(), "data": facts._asdict()}
     metrics = runs.read_metrics(run)
     if metrics:
         card["metrics"] = metrics
