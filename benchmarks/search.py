@@ -13,7 +13,7 @@ beside other work, of which "wall" tells.
 
 Rows without a configuration name in their setting what the recipe has changed since. "code" in a
 setting tells what no flag does; rows without "wall" come from a script of such changes, which also
-judged within epochs.
+judged within epochs, and rows without "seconds" judge what a run had left.
 """
 
 import dataclasses

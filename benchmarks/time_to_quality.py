@@ -94,10 +94,18 @@ def recipe(name: str) -> dict:
 
 
 def read() -> list[dict]:
-    """The rows there are of peers and of today's recipes."""
+    """The rows there are of peers and of today's recipes.
+
+    A field that a row's recipe lacks was added since and had what is its default.
+    """
     lines = LOG.read_text().splitlines() if LOG.exists() else []
     rows = [json.loads(line) for line in lines]
-    return [row for row in rows if row.get("recipe", {}) == recipe(row["contestant"])]
+    defaults = records.configuration(config.Config())
+    return [
+        row
+        for row in rows
+        if row["contestant"] not in OURS or defaults | row["recipe"] == recipe(row["contestant"])
+    ]
 
 
 def contest(names: Iterable[str], seeds: Iterable[int], marks: tuple[int, ...]) -> None:

@@ -15,7 +15,7 @@ from keras import layers, ops
 from tfgan_mnist.config import Config
 from tfgan_mnist.models import dcgan
 from tfgan_mnist.models.gan import Verdict
-from tfgan_mnist.models.layers import normalised
+from tfgan_mnist.models.layers import Temperature, normalised
 
 
 def label_vector(labels, num_classes: int, embedding_dim: int):
@@ -38,6 +38,7 @@ def cdcgan_generator(
     num_classes: int = 10,
     latent_dim: int = Config.latent_dim,
     embedding_dim: int = Config.embedding_dim,
+    temperature: float = Config.temperature,
     **options,
 ) -> keras.Model:
     """latents (B, latent_dim), labels (B,) int32 -> images (B, H, W, C) in [-1, 1].
@@ -48,7 +49,7 @@ def cdcgan_generator(
     latents = keras.Input((latent_dim,), name="latents")
     labels = keras.Input((), dtype="int32", name="labels")
     vector = label_vector(labels, num_classes, embedding_dim)
-    x = layers.Concatenate()([latents, vector])
+    x = layers.Concatenate()([Temperature(temperature)(latents), vector])
     return dcgan.convolutional_generator([latents, labels], x, image_shape, **options)
 
 
@@ -132,6 +133,7 @@ class CDCGAN(dcgan.DCGAN):
             num_classes,
             settings.latent_dim,
             settings.embedding_dim,
+            settings.temperature,
             **dcgan.generator_options(settings),
         )
         discriminator = cdcgan_discriminator(
