@@ -8,8 +8,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from benchmarks import contestants, entrants, mirror, time_to_quality
+from benchmarks import contestants, entrants, mirror, records, search, time_to_quality
 from benchmarks.contestants.pacing import Paced
+from tfgan_mnist import config, quality
 
 IMAGES, BATCH = 256, 8
 # Of the generator and the discriminator, batch norm's statistics included, as the peers' own
@@ -174,8 +175,10 @@ def test_results_of_another_recipe_are_not_told(tmp_path, monkeypatch):
         {"contestant": "tf_dcgan", "mark": 60},
         {"contestant": "dcgan", "mark": 60, "recipe": time_to_quality.recipe("dcgan")},
         {"contestant": "dcgan", "mark": 120, "recipe": time_to_quality.recipe("cdcgan")},
-        {"contestant": "gan", "mark": 120},
+        {"contestant": "gan", "mark": 120, "recipe": {}},
     ]
+    # A field of today's was not there when the row was written.
+    del rows[1]["recipe"]["on_collapse"]
     monkeypatch.setattr(time_to_quality, "LOG", tmp_path / "log.jsonl")
     time_to_quality.LOG.write_text("".join(json.dumps(row) + "\n" for row in rows))
     assert time_to_quality.read() == rows[:2]
@@ -191,3 +194,26 @@ def test_a_failure_is_passed_on():
     assert failing.train(0)[0] == 1
     with pytest.raises(ArithmeticError):
         failing.train(1)
+
+
+def test_a_trial_tells_its_configuration_and_what_differs(monkeypatch):
+    kept = []
+    monkeypatch.setattr(records, "append", lambda name, row: kept.append((name, row)))
+    monkeypatch.setattr(quality, "num_held_out", lambda num: 60)
+    chosen = TINY["gan"] | {"epochs": 2, "steps_per_epoch": 3, "batch_size": BATCH, "seed": 5}
+    search.trial(config.resolve({"model": "gan", "latent_dim": 7, **chosen}), "fewer latents")
+    assert [name for name, _ in kept] == ["search", "search"]
+    assert [(row["epoch"], row["steps"], row["seed"]) for _, row in kept] == [(1, 3, 5), (2, 6, 5)]
+    for _, row in kept:
+        json.dumps(row)
+        assert row["why"] == "fewer latents" and row["configuration"]["d_dropout"] == 0.3
+        assert not set(config.PLACES) & set(row["configuration"])
+        assert row["setting"] == {
+            "epochs": 2,
+            "batch_size": BATCH,
+            "latent_dim": 7,
+            "g_hidden_widths": [8],
+            "d_hidden_widths": [4],
+        }
+        assert row["wall"] >= 0 and row["seconds"] >= 0
+        assert row["fid"] > 0 and 0 <= row["precision"] <= 1 and "d_loss" in row

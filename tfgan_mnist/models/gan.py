@@ -15,7 +15,7 @@ from keras import layers
 
 from tfgan_mnist import latents as latent_space
 from tfgan_mnist import losses
-from tfgan_mnist.config import Config, resolve
+from tfgan_mnist.config import NEEDS, Config, resolve
 from tfgan_mnist.models import guard
 from tfgan_mnist.models.layers import BatchNormalization, Dropout, normalised
 from tfgan_mnist.models.optimizers import Adam
@@ -288,7 +288,7 @@ class GAN(keras.Model):
             if value < 0:
                 raise ValueError(f"{key}: expected >= 0; received {value}")
         if gradient_penalty is None:
-            gradient_penalty = 10.0 if loss == "wasserstein" else 0.0
+            gradient_penalty = NEEDS.get(loss, {}).get("gradient_penalty", 0.0)
         penalised = r1 or r2 or gradient_penalty
         d_layers = self.discriminator.layers
         if penalised and any(isinstance(layer, layers.BatchNormalization) for layer in d_layers):
