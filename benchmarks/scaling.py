@@ -6,7 +6,7 @@ Counted: the all-reductions of a training step of each model's default recipe, f
 as it is traced for two replicas.
 
 Measured: seconds per step with 1, 2 and 4 processes on this machine, each with one core, that share
-one global batch of BATCH images or bring a batch each. Processes beyond the number of cores share
+one global batch of 64 images or bring a batch each. Processes beyond the number of cores share
 these, and say nothing about scaling.
 
 Modelled: t(R) = compute + calls * latency * 2 log2(R) + 2 (R - 1) / R * bytes / bandwidth: what
@@ -30,7 +30,7 @@ from tfgan_mnist import cli
 
 MODELS = ("gan", "dcgan", "cdcgan")
 PROCESSES = (1, 2, 4)
-BATCH = 64
+BATCH = 64  # images
 REPLICAS = (8, 16, 64, 256, 1024)
 STEPS, WARM_UP = 30, 5
 BEGIN, END = "<!-- benchmarks.scaling -->", "<!-- end -->"

@@ -13,7 +13,8 @@ beside other work, of which "wall" tells.
 
 Rows without a configuration name in their setting what the recipe has changed since. "code" in a
 setting tells what no flag does; rows without "wall" come from a script of such changes, which also
-judged within epochs, and rows without "seconds" judge what a run had left.
+judged within epochs; those without "seconds" judge the checkpoint of a finished run. A field that a
+configuration lacks was added since and had its default.
 """
 
 import dataclasses

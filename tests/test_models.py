@@ -472,6 +472,18 @@ def test_labels_reach_both_networks(options):
     assert logits[0].shape == (8,) and changed([logits[0]], [logits[1]])
 
 
+def test_temperature_widens_the_latents_of_samples_alone():
+    plain, warm = (tiny("cdcgan", temperature=factor) for factor in (1.0, 1.5))
+    warm.generator.set_weights(plain.generator.get_weights())
+    latents, labels = plain.latents(8), tf.range(8) % 3
+    trained_on = [model.generate(latents, labels, training=True) for model in (plain, warm)]
+    np.testing.assert_array_equal(*trained_on)
+    # Batch norm's statistics moved alike. What is widened are the latents, not the labels.
+    samples = warm.sample(latents, labels)
+    np.testing.assert_allclose(samples, plain.sample(1.5 * latents, labels), rtol=1e-4, atol=1e-5)
+    assert changed([samples], [plain.sample(latents, labels)])
+
+
 def test_class_head_learns_and_is_reported():
     model = tiny("cdcgan", class_head=True, d_learning_rate=5e-3)
     labels = np.arange(60, dtype=np.int32) % 3

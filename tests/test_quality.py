@@ -170,9 +170,8 @@ def values(path):
     return [{key: cell for key, cell in row.items() if key != "seconds"} for row in read(path)]
 
 
-def test_few_images_are_not_judged(run_train, monkeypatch, capsys):
-    few = data.load()
-    few = few._replace(test=data.Split(*(part[:100] for part in few.test)))
+def test_few_images_are_not_judged(run_train, mnist, monkeypatch, capsys):
+    few = mnist._replace(test=data.Split(*(part[:100] for part in mnist.test)))
     monkeypatch.setattr(data, "load", lambda *arguments: few)
     run = run_train(epochs=1)
     assert "Samples are not judged: that takes 1,000 images, not 100" in capsys.readouterr().out

@@ -15,7 +15,29 @@ from keras import layers, ops
 from tfgan_mnist.config import Config
 from tfgan_mnist.models import dcgan
 from tfgan_mnist.models.gan import Verdict
-from tfgan_mnist.models.layers import Temperature, normalised
+from tfgan_mnist.models.layers import normalised
+
+
+@keras.saving.register_keras_serializable("tfgan_mnist")
+class Temperature(layers.Layer):
+    """Latents (B, Z): in training as they are, in inference times the temperature.
+
+    So samples are of latents from N(0, temperature), whoever draws them from N(0, 1): above 1 more
+    varied, with less precision, below 1 the other way, which is the aim of the truncation of Brock
+    et al. 2018, "Large Scale GAN Training for High Fidelity Natural Image Synthesis",
+    arXiv:1809.11096. The name is that of Kingma & Dhariwal 2018, "Glow", arXiv:1807.03039,
+    section 6.
+    """
+
+    def __init__(self, temperature: float, **kwargs):
+        super().__init__(**kwargs)
+        self.temperature = temperature
+
+    def call(self, inputs, training=False):
+        return inputs if training else inputs * self.temperature
+
+    def get_config(self) -> dict:
+        return super().get_config() | {"temperature": self.temperature}
 
 
 def label_vector(labels, num_classes: int, embedding_dim: int):
@@ -45,6 +67,7 @@ def cdcgan_generator(
 
     The label's vector stands beside the latents: through "project and reshape", where that comes
     first, it gives every channel of every position of the first map a bias of its own per class.
+    In inference the latents are under `Temperature`.
     """
     latents = keras.Input((latent_dim,), name="latents")
     labels = keras.Input((), dtype="int32", name="labels")

@@ -497,7 +497,7 @@ class GAN(keras.Model):
         """D on images it was not trained on, and on fakes, in inference mode.
 
         The losses are the objective's alone, without penalties and class loss. Every batch meets
-        the same fakes, which training never draws.
+        the same fakes, which training never draws: samples, of `CDCGAN` at its temperature.
         """
         reals, labels = self._unpack(data)
         latents = self._draw_latents(tf.shape(reals)[0], -1)

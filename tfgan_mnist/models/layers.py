@@ -36,27 +36,6 @@ def normalised(layer: keras.Layer, spectral_norm: bool, name: str | None = None)
 
 
 @keras.saving.register_keras_serializable("tfgan_mnist")
-class Temperature(layers.Layer):
-    """Latents (B, Z), in training as they are, else times the temperature.
-
-    So samples are of latents from N(0, temperature^2), whoever draws them from N(0, 1). Below 1
-    they gain precision and lose recall, the aim of the truncation of Brock et al. 2018, "Large
-    Scale GAN Training for High Fidelity Natural Image Synthesis", arXiv:1809.11096; above 1 the
-    other way. The name is that of Kingma & Dhariwal 2018, "Glow", arXiv:1807.03039, section 6.
-    """
-
-    def __init__(self, temperature: float, **kwargs):
-        super().__init__(**kwargs)
-        self.temperature = temperature
-
-    def call(self, inputs, training=False):
-        return inputs if training else inputs * self.temperature
-
-    def get_config(self) -> dict:
-        return super().get_config() | {"temperature": self.temperature}
-
-
-@keras.saving.register_keras_serializable("tfgan_mnist")
 class Dropout(layers.Dropout):
     """Keras's, except that each replica drops what one device would have dropped of its images.
 
