@@ -200,7 +200,7 @@ def visit(server, chromium):
 def shows(drawn, digits):
     """Whether the classifier reads these digits (N,) in images (N, H, W, C) in [0, 1].
 
-    One may be misread: the generator that ships makes one in two hundred so.
+    One may be misread: the generator that ships makes one in a hundred so.
     """
     network = classifier.load("mnist", drawn.shape[1:])
     _, logits = network.features_and_logits(np.round(255 * drawn).astype(np.uint8))
