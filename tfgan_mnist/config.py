@@ -179,7 +179,7 @@ class Config:
             _check(field, getattr(self, field.name))
         if self.image_size % 4 and self.model in CONVOLUTIONAL:
             raise UserError(
-                f"image_size: {self.model} expects a multiple of 4; received {self.image_size}"
+                f"image_size: expected a multiple of 4 for {self.model}; received {self.image_size}"
             )
         if self.class_head and self.conditioning == "planes":
             raise UserError("class_head: needs conditioning=projection; planes show D the label")
