@@ -104,7 +104,8 @@ def read() -> list[dict]:
     return [
         row
         for row in rows
-        if row["contestant"] not in OURS or defaults | row["recipe"] == recipe(row["contestant"])
+        if row["contestant"] not in OURS
+        or defaults | row.get("recipe", {}) == recipe(row["contestant"])
     ]
 
 
