@@ -10,7 +10,7 @@ import pytest
 
 from benchmarks import contestants, entrants, mirror, records, search, time_to_quality
 from benchmarks.contestants.pacing import Paced
-from tfgan_mnist import config, quality
+from tfgan_mnist import config
 
 IMAGES, BATCH = 256, 8
 # Of the generator and the discriminator, batch norm's statistics included, as the peers' own
@@ -197,6 +197,9 @@ def test_a_failure_is_passed_on():
 
 
 def test_a_trial_tells_its_configuration_and_what_differs(mnist, data_dir, monkeypatch):
+    # Here, as it brings TensorFlow, which must not be in the process of PyTorch's test above.
+    from tfgan_mnist import quality
+
     kept = []
     monkeypatch.setattr(records, "append", lambda name, row: kept.append((name, row)))
     monkeypatch.setattr(quality, "num_held_out", lambda num: 60)
