@@ -1,7 +1,7 @@
 """Digits per minute: every contestant trains ten minutes and is judged on the way.
 
     python -m benchmarks.time_to_quality            # hours; goes on where it was stopped
-    python -m benchmarks.time_to_quality --report   # the table and the plot of what there is
+    python -m benchmarks.time_to_quality --report   # the tables and the plot of what there is
 
 A contestant is one of ours or a public example, re-implemented from its published set-up with its
 users' flags mended (contestants/). Each has a process of its own, alone on the machine, and is
@@ -11,7 +11,8 @@ other, and within a seed the contestants, so that what the machine does over the
 
 Scores: 10,000 samples against the 10,000 test images, as `evaluate` makes them. Each mark is a line
 of results/time_to_quality.jsonl; of ours it tells the recipe, and those of other recipes than
-today's are left out of all that is told.
+today's are left out of all that is told. On another processor the contest begins anew, and has a
+table of its own.
 """
 
 import argparse
@@ -109,12 +110,21 @@ def read() -> list[dict]:
     ]
 
 
+def by_processor(rows: list[dict]) -> dict[str, list[dict]]:
+    """The rows of each processor; seconds of one are not those of another."""
+    found: dict[str, list[dict]] = {}
+    for row in rows:
+        found.setdefault(row["machine"]["processor"], []).append(row)
+    return found
+
+
 def contest(names: Iterable[str], seeds: Iterable[int], marks: tuple[int, ...]) -> None:
     """Trains and scores what is missing, each result kept as it comes."""
     from tfgan_mnist import data
 
     digits = data.load("mnist")
-    done = {(row["contestant"], row["seed"], row["mark"]) for row in read()}
+    here = by_processor(read()).get(records.machine()["processor"], [])
+    done = {(row["contestant"], row["seed"], row["mark"]) for row in here}
     for seed in seeds:
         for name in names:
             if all((name, seed, mark) in done for mark in marks):
@@ -137,13 +147,10 @@ def contest(names: Iterable[str], seeds: Iterable[int], marks: tuple[int, ...]) 
 
 
 def report(rows: list[dict]) -> None:
-    """Prints a table of means with standard errors and the ratios of times, and draws the plot."""
-    if not rows:
-        print("Nothing was measured yet.")
-        return
+    """Prints a table of means with standard errors, and the ratios of times."""
     floor = rows[-1]["floor"]
-    names = list(dict.fromkeys(row["contestant"] for row in rows))
-    marks = sorted({row["mark"] for row in rows})
+    names, marks = entries(rows)
+    print(f"\n{rows[-1]['machine']['processor']}:\n")
     print(f"Floor: FID {floor['fid']:.3f}, P {floor['precision']:.2f}, R {floor['recall']:.2f}\n")
     heads = [f"FID at {mark:g} s" for mark in marks]
     heads += ["precision", "recall", "label accuracy", "GAN-train", "smallest class", "seeds"]
@@ -168,8 +175,11 @@ def report(rows: list[dict]) -> None:
         ratio = f"{min(peers) / min(ours):.1f}" if ours and peers else ""
         cells = [f"{t:.0f}" if t else f"> {lasted[name]:g}" for name, t in times.items()]
         print(f"| {threshold} | " + " | ".join(cells) + f" | {ratio} |")
-    draw(rows, names, marks, floor["fid"])
-    print(f"\nPlot: {PLOT}")
+
+
+def entries(rows: list[dict]) -> tuple[list[str], list[int]]:
+    """The contestants in the order of their first row, and the marks in that of time."""
+    return list(dict.fromkeys(row["contestant"] for row in rows)), sorted({r["mark"] for r in rows})
 
 
 def told(values: list[float]) -> str:
@@ -204,9 +214,11 @@ def time_to(rows: list[dict], name: str, marks: list[float], threshold: float) -
     return None
 
 
-def draw(rows: list[dict], names: list[str], marks: list[float], floor: float) -> None:
-    """FID over seconds on logarithmic axes, a line each, seeds as dots."""
+def draw(rows: list[dict]) -> None:
+    """FID over seconds on logarithmic axes, a line for each contestant, seeds as dots."""
     from matplotlib.figure import Figure
+
+    names, marks = entries(rows)
 
     figure = Figure(figsize=(7, 4.5), layout="constrained")
     axes = figure.add_subplot()
@@ -216,7 +228,7 @@ def draw(rows: list[dict], names: list[str], marks: list[float], floor: float) -
         (line,) = axes.plot(marks, medians(rows, name, marks), style, label=name)
         dots = [r["mark"] for r in own], [r["fid"] for r in own]
         axes.plot(*dots, ".", color=line.get_color())
-    axes.axhline(floor, color="gray", linestyle=":", label="training images")
+    axes.axhline(rows[-1]["floor"]["fid"], color="gray", linestyle=":", label="training images")
     axes.set(
         xscale="log", yscale="log", xlabel="seconds of training", ylabel="FID, 10k against test"
     )
@@ -224,6 +236,7 @@ def draw(rows: list[dict], names: list[str], marks: list[float], floor: float) -
     axes.minorticks_off()
     figure.legend(fontsize="small", loc="outside right upper")
     figure.savefig(PLOT, dpi=120)
+    print(f"\nPlot: {PLOT}")
 
 
 def main() -> None:
@@ -246,7 +259,14 @@ def main() -> None:
             names.remove("pytorch_dcgan")
         cli.start_tensorflow()
         contest(names, flags.seeds, tuple(flags.marks))
-    report(read())
+    groups = list(by_processor(read()).values())
+    if not groups:
+        print("Nothing was measured yet.")
+        return
+    for rows in groups:
+        report(rows)
+    # Of the machine that was measured last.
+    draw(max(groups, key=lambda rows: rows[-1]["date"]))
 
 
 if __name__ == "__main__":

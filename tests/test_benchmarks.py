@@ -184,6 +184,27 @@ def test_results_of_another_recipe_are_not_told(tmp_path, monkeypatch):
     assert time_to_quality.read() == rows[:2]
 
 
+def test_the_report_has_a_table_for_each_processor(tmp_path, monkeypatch, capsys):
+    floor = {"fid": 0.25, "precision": 0.85, "recall": 0.87}
+    scores = {"precision": 0.5, "recall": 0.5, "smallest_class": 0.1, "floor": floor}
+    own = {"contestant": "tf_gan", "seed": 0, "mark": 60} | scores
+    rows = [
+        own | {"date": "2026-01-02", "machine": {"processor": "slow"}, "fid": 40.0},
+        own | {"date": "2026-01-01", "machine": {"processor": "quick"}, "fid": 20.0},
+    ]
+    assert time_to_quality.by_processor(rows) == {"slow": rows[:1], "quick": rows[1:]}
+    monkeypatch.setattr(time_to_quality, "LOG", tmp_path / "log.jsonl")
+    monkeypatch.setattr(time_to_quality, "PLOT", tmp_path / "plot.png")
+    monkeypatch.setattr("sys.argv", ["time_to_quality", "--report"])
+    time_to_quality.main()
+    assert capsys.readouterr().out == "Nothing was measured yet.\n"
+    time_to_quality.LOG.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    time_to_quality.main()
+    slow, quick = capsys.readouterr().out.split("quick:")
+    assert "| tf_gan | 40.00 |" in slow and "| tf_gan | 20.00 |" in quick
+    assert time_to_quality.PLOT.exists()
+
+
 def test_a_failure_is_passed_on():
     class Failing(Paced):
         def run(self, tick):
