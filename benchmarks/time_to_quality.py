@@ -11,7 +11,7 @@ other, and within a seed the contestants, so that what the machine does over the
 
 Scores: 10,000 samples against the 10,000 test images, as `evaluate` makes them. Each mark is a line
 of results/time_to_quality.jsonl; of ours it tells the recipe, and those of other recipes than
-today's are left out of all that is told. On another processor the contest begins anew, and has a
+today's are left out of all that is told. On another machine the contest begins anew, and has a
 table of its own.
 """
 
@@ -110,12 +110,18 @@ def read() -> list[dict]:
     ]
 
 
-def by_processor(rows: list[dict]) -> dict[str, list[dict]]:
-    """The rows of each processor; seconds of one are not those of another."""
+def by_machine(rows: list[dict]) -> dict[str, list[dict]]:
+    """The rows of each machine; seconds of one are not those of another."""
     found: dict[str, list[dict]] = {}
     for row in rows:
-        found.setdefault(row["machine"]["processor"], []).append(row)
+        found.setdefault(place(row["machine"]), []).append(row)
     return found
+
+
+def place(machine: dict) -> str:
+    """What of `records.machine` makes the pace; the processor's name alone may be a generic one."""
+    bfloat16 = "with" if machine["bfloat16"] else "without"
+    return f"{machine['processor']}, {bfloat16} bfloat16, {machine['cores']} cores"
 
 
 def contest(names: Iterable[str], seeds: Iterable[int], marks: tuple[int, ...]) -> None:
@@ -123,7 +129,7 @@ def contest(names: Iterable[str], seeds: Iterable[int], marks: tuple[int, ...]) 
     from tfgan_mnist import data
 
     digits = data.load("mnist")
-    here = by_processor(read()).get(records.machine()["processor"], [])
+    here = by_machine(read()).get(place(records.machine()), [])
     done = {(row["contestant"], row["seed"], row["mark"]) for row in here}
     for seed in seeds:
         for name in names:
@@ -150,7 +156,7 @@ def report(rows: list[dict]) -> None:
     """Prints a table of means with standard errors, and the ratios of times."""
     floor = rows[-1]["floor"]
     names, marks = entries(rows)
-    print(f"\n{rows[-1]['machine']['processor']}:\n")
+    print(f"\n{place(rows[-1]['machine'])}:\n")
     print(f"Floor: FID {floor['fid']:.3f}, P {floor['precision']:.2f}, R {floor['recall']:.2f}\n")
     heads = [f"FID at {mark:g} s" for mark in marks]
     heads += ["precision", "recall", "label accuracy", "GAN-train", "smallest class", "seeds"]
@@ -179,7 +185,8 @@ def report(rows: list[dict]) -> None:
 
 def entries(rows: list[dict]) -> tuple[list[str], list[int]]:
     """The contestants in the order of their first row, and the marks in that of time."""
-    return list(dict.fromkeys(row["contestant"] for row in rows)), sorted({r["mark"] for r in rows})
+    names = dict.fromkeys(row["contestant"] for row in rows)
+    return list(names), sorted({row["mark"] for row in rows})
 
 
 def told(values: list[float]) -> str:
@@ -192,13 +199,13 @@ def told(values: list[float]) -> str:
     return f"{mean:.{digits}f} ± {np.std(values, ddof=1) / len(values) ** 0.5:.{digits}f}"
 
 
-def medians(rows: list[dict], name: str, marks: list[float]) -> list[float]:
+def medians(rows: list[dict], name: str, marks: list[int]) -> list[float]:
     """The median FID of a contestant at each mark; NaN where it has none."""
     own = [[r["fid"] for r in rows if (r["contestant"], r["mark"]) == (name, m)] for m in marks]
     return [float(np.median(values)) if values else np.nan for values in own]
 
 
-def time_to(rows: list[dict], name: str, marks: list[float], threshold: float) -> float | None:
+def time_to(rows: list[dict], name: str, marks: list[int], threshold: float) -> float | None:
     """Seconds until the median FID is `threshold`; None if it never was.
 
     What was there at the first mark already counts as reached at that mark.
@@ -219,7 +226,6 @@ def draw(rows: list[dict]) -> None:
     from matplotlib.figure import Figure
 
     names, marks = entries(rows)
-
     figure = Figure(figsize=(7, 4.5), layout="constrained")
     axes = figure.add_subplot()
     for name in names:
@@ -259,7 +265,7 @@ def main() -> None:
             names.remove("pytorch_dcgan")
         cli.start_tensorflow()
         contest(names, flags.seeds, tuple(flags.marks))
-    groups = list(by_processor(read()).values())
+    groups = list(by_machine(read()).values())
     if not groups:
         print("Nothing was measured yet.")
         return

@@ -184,25 +184,56 @@ def test_results_of_another_recipe_are_not_told(tmp_path, monkeypatch):
     assert time_to_quality.read() == rows[:2]
 
 
-def test_the_report_has_a_table_for_each_processor(tmp_path, monkeypatch, capsys):
+def contest_row(processor: str, mark: int, fid: float, date: str) -> dict:
+    machine = {"processor": processor, "cores": 2, "bfloat16": False}
     floor = {"fid": 0.25, "precision": 0.85, "recall": 0.87}
+    row = {"contestant": "tf_gan", "seed": 0, "mark": mark, "fid": fid, "date": date}
     scores = {"precision": 0.5, "recall": 0.5, "smallest_class": 0.1, "floor": floor}
-    own = {"contestant": "tf_gan", "seed": 0, "mark": 60} | scores
+    return row | scores | {"machine": machine}
+
+
+def test_the_report_has_a_table_for_each_machine(tmp_path, monkeypatch, capsys):
     rows = [
-        own | {"date": "2026-01-02", "machine": {"processor": "slow"}, "fid": 40.0},
-        own | {"date": "2026-01-01", "machine": {"processor": "quick"}, "fid": 20.0},
+        contest_row("slow", 60, 40.0, "2026-01-01"),
+        contest_row("quick", 60, 20.0, "2026-01-03"),
+        contest_row("slow", 120, 30.0, "2026-01-02"),
+        contest_row("another", 60, 10.0, "2026-01-02"),
     ]
-    assert time_to_quality.by_processor(rows) == {"slow": rows[:1], "quick": rows[1:]}
+    drawn = []
     monkeypatch.setattr(time_to_quality, "LOG", tmp_path / "log.jsonl")
-    monkeypatch.setattr(time_to_quality, "PLOT", tmp_path / "plot.png")
+    monkeypatch.setattr(time_to_quality, "draw", drawn.append)
     monkeypatch.setattr("sys.argv", ["time_to_quality", "--report"])
     time_to_quality.main()
     assert capsys.readouterr().out == "Nothing was measured yet.\n"
     time_to_quality.LOG.write_text("".join(json.dumps(row) + "\n" for row in rows))
     time_to_quality.main()
-    slow, quick = capsys.readouterr().out.split("quick:")
-    assert "| tf_gan | 40.00 |" in slow and "| tf_gan | 20.00 |" in quick
-    assert time_to_quality.PLOT.exists()
+    slow, _, rest = capsys.readouterr().out.partition("quick, without bfloat16, 2 cores:")
+    assert "| tf_gan | 40.00 | 30.00 |" in slow
+    assert "| tf_gan | 20.00 |" in rest and "30.00" not in rest
+    assert drawn == [rows[1:2]]
+
+
+def test_the_plot_is_drawn(tmp_path, monkeypatch):
+    monkeypatch.setattr(time_to_quality, "PLOT", tmp_path / "plot.png")
+    time_to_quality.draw([contest_row("slow", mark, 9.0, "2026-01-01") for mark in (60, 120)])
+    assert time_to_quality.PLOT.stat().st_size > 0
+
+
+@pytest.mark.parametrize("processor", ["slow", "quick"])
+def test_a_contest_goes_on_where_its_own_machine_stopped(processor, tmp_path, monkeypatch):
+    from tfgan_mnist import data
+
+    row = contest_row("slow", 60, 40.0, "2026-01-01")
+    begun = []
+    monkeypatch.setattr(time_to_quality, "LOG", tmp_path / "log.jsonl")
+    monkeypatch.setattr(records, "machine", lambda: row["machine"] | {"processor": processor})
+    split = data.Split(*digits())
+    monkeypatch.setattr(data, "load", lambda name: data.ImageData(name, split, split, 10, ()))
+    monkeypatch.setattr("subprocess.run", lambda command, check: begun.append(command))
+    monkeypatch.setattr(time_to_quality, "score", lambda *arguments: [])
+    time_to_quality.LOG.write_text(json.dumps(row) + "\n")
+    time_to_quality.contest(["tf_gan"], [0], (60,))
+    assert len(begun) == (processor == "quick")
 
 
 def test_a_failure_is_passed_on():

@@ -51,6 +51,15 @@ def test_shipped_configurations_are_valid(path):
     assert resolve({"model": settings.model}) != settings
 
 
+@pytest.mark.parametrize("name", ["paper-gan", "paper-dcgan", "paper-cdcgan", "dcgan64"])
+def test_papers_configurations_do_not_follow_the_recipes(name, monkeypatch):
+    for recipe in RECIPES.values():
+        monkeypatch.setitem(recipe, "beta_1", 0.25)
+        monkeypatch.setitem(recipe, "g_learning_rate", 0.1)
+    settings = resolve({}, str(CONFIGS / f"{name}.toml"))
+    assert (settings.beta_1, settings.g_learning_rate) == (0.5, 2e-4)
+
+
 def test_the_flag_chooses_the_recipe_even_over_the_file(toml, monkeypatch):
     monkeypatch.setitem(RECIPES, "cdcgan", {"epochs": 17})
     assert resolve(parse("--model=cdcgan"), toml('model = "gan"')).epochs == 17

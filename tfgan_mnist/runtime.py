@@ -27,8 +27,8 @@ def resolve_precision(precision: str) -> str:
     """The dtype policy that "auto" stands for on this machine; other names as they are.
 
     mixed_float16 where every GPU has tensor cores (compute capability 7.0), else float32. bfloat16
-    on a CPU is left to `--precision=mixed_bfloat16`: it is 1.5 times faster than float32 where the
-    CPU has AVX512_BF16 or AMX, and slower everywhere else.
+    on a CPU is left to `--precision=mixed_bfloat16`: it is 1.2 to 1.3 times as fast as float32 on
+    one with AVX512_BF16 or AMX (`python -m benchmarks.precisions`), and slower everywhere else.
     """
     if precision != "auto":
         return precision

@@ -8,9 +8,10 @@ dense layers; ReLU and tanh in G; LeakyReLU in D.
 The recipe of `dcgan` departs from the third with a dense layer at the narrow end of each network,
 after the latents and in place of D's last convolution, as TF-GAN's tutorial has them, and from the
 second with batch norm in D in that layer only; without `hidden_dense` it is the paper's form. FID
-after one of two epochs in batches of 32, seed 0 (results/search.jsonl): 5.4 in the paper's form,
-2.5 in this one; with batch norm in D's convolution too 186 (dense layers of 512). G's layer alone
-made it collapse, whether D had batch norm (135, batches of 64) or none (128).
+after one of two epochs in batches of 32, G's rate 1e-3, beta_1 0.5, seed 0 (results/search.jsonl):
+5.4 in the paper's form, 2.5 in this one; with batch norm in D's convolution too 186 (dense layers
+of 512). G's layer alone made it collapse, whether D had batch norm (135, batches of 64) or none
+(128).
 """
 
 import itertools
