@@ -27,7 +27,7 @@ def resolve_precision(precision: str) -> str:
     """The dtype policy that "auto" stands for on this machine; other names as they are.
 
     mixed_float16 where every GPU has tensor cores (compute capability 7.0), else float32. bfloat16
-    on a CPU is left to `--precision=mixed_bfloat16`: it is 1.2 to 1.3 times as fast as float32 on
+    on a CPU is left to `--precision=mixed_bfloat16`: it is 1.2 to 1.4 times as fast as float32 on
     one with AVX512_BF16 or AMX (`python -m benchmarks.precisions`), and slower everywhere else.
     """
     if precision != "auto":
@@ -46,7 +46,7 @@ def use_xla() -> bool:
     """On a GPU: without it, it waits for the next operation most of the time.
 
     A DCGAN step takes an H100 2.1 ms with it and 11.6 without (batch 64, mixed_float16).
-    On a CPU a DCGAN's step takes as long with it or a tenth longer, and that of the MLPs four times
+    On a CPU a DCGAN's step takes as long with it or a third longer, and that of the MLPs four times
     as long: 80 ms against 19 (2 cores, TensorFlow 2.21, `python -m benchmarks.precisions`).
     """
     return bool(tf.config.list_physical_devices("GPU"))
