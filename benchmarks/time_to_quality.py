@@ -156,7 +156,6 @@ def report(rows: list[dict]) -> None:
     """Prints a table of means with standard errors, and the ratios of times."""
     floor = rows[-1]["floor"]
     names, marks = entries(rows)
-    print(f"\n{place(rows[-1]['machine'])}:\n")
     print(f"Floor: FID {floor['fid']:.3f}, P {floor['precision']:.2f}, R {floor['recall']:.2f}\n")
     heads = [f"FID at {mark:g} s" for mark in marks]
     heads += ["precision", "recall", "label accuracy", "GAN-train", "smallest class", "seeds"]
@@ -265,14 +264,15 @@ def main() -> None:
             names.remove("pytorch_dcgan")
         cli.start_tensorflow()
         contest(names, flags.seeds, tuple(flags.marks))
-    groups = list(by_machine(read()).values())
-    if not groups:
+    tables = by_machine(read())
+    if not tables:
         print("Nothing was measured yet.")
         return
-    for rows in groups:
+    for machine, rows in tables.items():
+        print(f"\n{machine}:\n")
         report(rows)
     # Of the machine that was measured last.
-    draw(max(groups, key=lambda rows: rows[-1]["date"]))
+    draw(max(tables.values(), key=lambda rows: rows[-1]["date"]))
 
 
 if __name__ == "__main__":

@@ -185,11 +185,18 @@ def test_results_of_another_recipe_are_not_told(tmp_path, monkeypatch):
 
 
 def contest_row(processor: str, mark: int, fid: float, date: str) -> dict:
-    machine = {"processor": processor, "cores": 2, "bfloat16": False}
-    floor = {"fid": 0.25, "precision": 0.85, "recall": 0.87}
-    row = {"contestant": "tf_gan", "seed": 0, "mark": mark, "fid": fid, "date": date}
-    scores = {"precision": 0.5, "recall": 0.5, "smallest_class": 0.1, "floor": floor}
-    return row | scores | {"machine": machine}
+    return {
+        "date": date,
+        "machine": {"processor": processor, "cores": 2, "bfloat16": False},
+        "contestant": "tf_gan",
+        "seed": 0,
+        "mark": mark,
+        "fid": fid,
+        "precision": 0.5,
+        "recall": 0.5,
+        "smallest_class": 0.1,
+        "floor": {"fid": 0.25, "precision": 0.85, "recall": 0.87},
+    }
 
 
 def test_the_report_has_a_table_for_each_machine(tmp_path, monkeypatch, capsys):
