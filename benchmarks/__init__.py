@@ -1,1 +1,1 @@
-"""Measurements of the package; each is run as `python -m benchmarks.<name>`."""
+"""Measurements of the package, `python -m benchmarks.<name>`, and the modules that they share."""

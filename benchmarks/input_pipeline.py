@@ -1,4 +1,4 @@
-"""What the input pipeline costs a training step: the default DCGAN's on MNIST.
+"""What the input pipeline costs a training step: the default DCGAN's on MNIST, by batch size.
 
     python -m benchmarks.input_pipeline
 
@@ -13,7 +13,7 @@ import statistics
 import time
 
 from tfgan_mnist import cli
-from tfgan_mnist.config import Config
+from tfgan_mnist.config import resolve
 
 BATCH_SIZES = (32, 64, 128)
 PAIRS_OF_STEPS = 100
@@ -36,7 +36,7 @@ def measure(digits, batch_size: int) -> tuple[list[float], list[float], list[flo
 
     full_pass = data.steps_per_epoch(digits.train, batch_size)
     model = models.build(
-        Config(batch_size=batch_size, steps_per_epoch=full_pass),
+        resolve({"model": "dcgan", "batch_size": batch_size, "steps_per_epoch": full_pass}),
         digits.train.images.shape[1:],
         digits.num_classes,
         jit_compile=runtime.use_xla(),

@@ -127,7 +127,7 @@ def seconds(product: Product) -> float:
     }
     result = list(product.shapes[-1])
 
-    @tf.function
+    @tf.function(autograph=False)  # AutoGraph knows no `match`, and would say so each time
     def run(first, second):
         match product.kind:
             case "MatMul":

@@ -10,10 +10,12 @@ unless that is the question. On few cores they take from the server what they ne
 
 Throughput: rows, that is images, per second and milliseconds per request. "direct" is the same
 signature called in a loop in one process, with batches as large as those that the server makes of
-what all clients ask for at a time (up to 256), which no server can reach that shares its cores with
-its clients. So the rest of the table tells where the processors' time went: to the model (what the
-same rows cost directly), to the rest of the server, to the clients, or elsewhere. The bar, at 32
-clients with requests of 64 rows: 60 % of direct.
+what all clients ask for at a time (up to 256). A server that shares its cores with its clients
+falls short of it, except where it gains more by running two batches at a time, one of which does
+not fill the cores, as while images become PNG files. The rest of the table tells where the
+processors' time went: to the model (what the same rows cost directly, at most all of the server's),
+to the rest of the server, to the clients, or elsewhere. The bar, at 32 clients with requests of 64
+rows: 60 % of direct.
 """
 
 import argparse
