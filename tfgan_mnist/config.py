@@ -247,9 +247,9 @@ RECIPES: dict[str, dict[str, Any]] = {
     # minutes where a step takes 72 ms. Other forms gain early as well: hinge, 5.8 and 3.9 instead
     # of 9.3 and 6.1; no hidden dense layers, 11.5 and 7.2 instead of 14.7 and 8.8; wasserstein,
     # 17.6 and 11.6 instead of 47.9 and 46.1.
-    # cdcgan, with 0: after 225 and 450 updates 62.9 and 3.0 instead of 18.2 and 2.5. gan gains early
-    # alone: 18.6, 8.7, 6.7 and 5.4 after 1,500, 6,000, 12,000 and 24,052 updates, instead of 30.7,
-    # 10.4, 6.6 and 5.3 (seed 0, held-out images, results/search.jsonl).
+    # cdcgan, with 0: after 225 and 450 updates 62.9 and 3.0 instead of 18.2 and 2.5. gan gains
+    # early alone: 18.6, 8.7, 6.7 and 5.4 after 1,500, 6,000, 12,000 and 24,052 updates, instead of
+    # 30.7, 10.4, 6.6 and 5.3 (seed 0, held-out images, results/search.jsonl).
     "dcgan": {"g_learning_rate": 3e-3, "beta_1": 0.0, "hidden_dense": True},
     # In batches of 32 it is no faster to a FID: 1.28 after an epoch that takes 15 % longer, with 64
     # 1.27. With hidden dense layers too, told the digit, it draws the same few well: 2.3 instead of
