@@ -3,9 +3,9 @@
     python -m benchmarks.time_to_quality            # hours; goes on where it was stopped
     python -m benchmarks.time_to_quality --report   # the tables and the plot of what there is
 
-A contestant is one of ours or a public example, re-implemented from its published set-up with its
-users' flags mended (contestants/). Each has a process of its own, alone on the machine, and is
-scored at 1, 2, 5 and 10 minutes of its own training time, building and tracing included, the
+A contestant is one of ours or a public example, re-implemented from its published set-up, with
+settings that only slow it down corrected (contestants/). Each has a process of its own, alone on
+the machine, and is scored at 1, 2, 5 and 10 minutes of its own training time, tracing included, the
 scoring not. A recipe of ours that ends before a mark stays as it is. The seeds come one after the
 other, and within a seed the contestants, so that what the machine does over the hours meets all.
 
@@ -21,8 +21,9 @@ import json
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 
@@ -95,19 +96,21 @@ def recipe(name: str) -> dict:
 
 
 def read() -> list[dict]:
-    """The rows there are of peers and of today's recipes.
+    """The rows there are of peers and of today's recipes, the last of each kind.
 
     A field that a row's recipe lacks was added since and had what is its default.
     """
     lines = LOG.read_text().splitlines() if LOG.exists() else []
     rows = [json.loads(line) for line in lines]
     defaults = records.configuration(config.Config())
-    return [
-        row
-        for row in rows
-        if row["contestant"] not in OURS
-        or defaults | row.get("recipe", {}) == recipe(row["contestant"])
-    ]
+    return list(
+        {
+            (place(row["machine"]), row["contestant"], row["seed"], row["mark"]): row
+            for row in rows
+            if row["contestant"] not in OURS
+            or defaults | row.get("recipe", {}) == recipe(row["contestant"])
+        }.values()
+    )
 
 
 def by_machine(rows: list[dict]) -> dict[str, list[dict]]:
@@ -124,13 +127,14 @@ def place(machine: dict) -> str:
     return f"{machine['processor']}, {bfloat16} bfloat16, {machine['cores']} cores"
 
 
-def contest(names: Iterable[str], seeds: Iterable[int], marks: tuple[int, ...]) -> None:
-    """Trains and scores what is missing, each result kept as it comes."""
+def contest(names: Iterable[str], seeds: Iterable[int], marks: tuple[int, ...]) -> list[str]:
+    """Trains and scores what is missing, each result kept as it comes; tells what failed."""
     from tfgan_mnist import data
 
     digits = data.load("mnist")
     here = by_machine(read()).get(place(records.machine()), [])
     done = {(row["contestant"], row["seed"], row["mark"]) for row in here}
+    failed = []
     for seed in seeds:
         for name in names:
             if all((name, seed, mark) in done for mark in marks):
@@ -141,45 +145,76 @@ def contest(names: Iterable[str], seeds: Iterable[int], marks: tuple[int, ...]) 
                 # A process of its own: frameworks keep threads and memory.
                 command = [sys.executable, "-m", "benchmarks.time_to_quality", "--train", name]
                 command += ["--seeds", str(seed), "--marks", *map(str, marks), "--folder", folder]
-                subprocess.run(command, check=True)
+                if subprocess.run(command, check=False).returncode:
+                    failed.append(f"{name}, seed {seed}")  # said why; the others go on
+                    continue
                 rows = score(name, seed, marks, folder, digits)
             for row in rows:
-                if (name, seed, row["mark"]) not in done:
-                    records.append(LOG.stem, row)
+                records.append(LOG.stem, row)
             print(f"{name}, seed {seed}: FID " + ", ".join(f"{row['fid']:.2f}" for row in rows))
+    return failed
 
 
 # The report
 
 
+class Reached(NamedTuple):
+    """When a contestant reached a FID: `sign` tells a time from a bound on one."""
+
+    seconds: float
+    sign: str  # "", "≤ " when it was there at the first mark, "> " when not at the last
+
+    def __str__(self) -> str:
+        return f"{self.sign}{self.seconds:.0f}"
+
+
 def report(rows: list[dict]) -> None:
-    """Prints a table of means with standard errors, and the ratios of times."""
+    """Prints means with standard errors, medians, and the times to some FIDs with their ratios."""
     floor = rows[-1]["floor"]
     names, marks = entries(rows)
-    print(f"Floor: FID {floor['fid']:.3f}, P {floor['precision']:.2f}, R {floor['recall']:.2f}\n")
-    heads = [f"FID at {mark:g} s" for mark in marks]
-    heads += ["precision", "recall", "label accuracy", "GAN-train", "smallest class", "seeds"]
-    print("| contestant | " + " | ".join(heads) + " |\n|---" + "|---" * len(heads) + "|")
+    print(f"Floor: FID {floor['fid']:.3f}, P {floor['precision']:.2f}, R {floor['recall']:.2f}")
+    print(f"\nMeans ± standard errors over seeds:\n\n{scores(rows, told)}")
+    print(f"\nMedians over seeds:\n\n{scores(rows, lambda values: number(np.median(values)))}")
+
+    ours = [name for name in names if name in OURS]
+    peers = [name for name in names if name not in OURS]
+    print("\nSeconds to a FID (medians over seeds, interpolated on logarithms):\n")
+    heads = ["FID", *names, *(f"first peer / {name}" for name in ours if peers)]
+    cells = []
+    for threshold in THRESHOLDS:
+        times = {name: time_to(rows, name, marks, threshold) for name in names}
+        first = min((times[name] for name in peers), key=sooner, default=None)
+        ratios = [ratio(first, times[name]) for name in ours] if first else []
+        cells.append([str(threshold), *map(str, times.values()), *ratios])
+    print(markdown(heads, cells))
+
+
+def scores(rows: list[dict], over_seeds: Callable[[list[float]], str]) -> str:
+    """A table with a line for each contestant: FID at each mark, the other scores at the last."""
+    names, marks = entries(rows)
+    others = {
+        "precision": "precision",
+        "recall": "recall",
+        "label accuracy": "label_accuracy",
+        "GAN-train": "gan_train_accuracy",
+        "classes": "classes_covered",
+        "smallest class": "smallest_class",
+    }
+    cells = []
     for name in names:
         own = [row for row in rows if row["contestant"] == name]
         last = [row for row in own if row["mark"] == marks[-1]]
-        cells = [told([r["fid"] for r in own if r["mark"] == mark]) for mark in marks]
-        scores = ("precision", "recall", "label_accuracy", "gan_train_accuracy")
-        cells += [told([r[key] for r in last if key in r]) for key in scores]
-        cells.append(f"{100 * min(r['smallest_class'] for r in last):.1f} %" if last else "")
-        print(f"| {name} | " + " | ".join(cells) + f" | {len(last)} |")
+        values = [[row["fid"] for row in own if row["mark"] == mark] for mark in marks]
+        values += [[row[key] for row in last if key in row] for key in others.values()]
+        seeds = len({row["seed"] for row in own})
+        cells.append([name, *(over_seeds(each) if each else "" for each in values), str(seeds)])
+    return markdown(["contestant", *(f"FID at {m:g} s" for m in marks), *others, "seeds"], cells)
 
-    print("\nSeconds to a FID (medians over seeds, interpolated on logarithms):\n")
-    print("| FID | " + " | ".join(names) + " | best peer / best of ours |")
-    print("|---" * (len(names) + 2) + "|")
-    lasted = {name: max(r["mark"] for r in rows if r["contestant"] == name) for name in names}
-    for threshold in THRESHOLDS:
-        times = {name: time_to(rows, name, marks, threshold) for name in names}
-        ours = [t for name, t in times.items() if t and name in OURS]
-        peers = [t for name, t in times.items() if t and name not in OURS]
-        ratio = f"{min(peers) / min(ours):.1f}" if ours and peers else ""
-        cells = [f"{t:.0f}" if t else f"> {lasted[name]:g}" for name, t in times.items()]
-        print(f"| {threshold} | " + " | ".join(cells) + f" | {ratio} |")
+
+def markdown(heads: list[str], rows: list[list[str]]) -> str:
+    """A table."""
+    lines = [heads, ["---"] * len(heads), *rows]
+    return "\n".join(f"| {' | '.join(cells)} |" for cells in lines)
 
 
 def entries(rows: list[dict]) -> tuple[list[str], list[int]]:
@@ -188,36 +223,68 @@ def entries(rows: list[dict]) -> tuple[list[str], list[int]]:
     return list(names), sorted({row["mark"] for row in rows})
 
 
+def number(value: float) -> str:
+    """Three digits below 1, else two after the point: "0.612", "4.34", "10"."""
+    return f"{value:g}" if value == int(value) else f"{value:.{3 if abs(value) < 1 else 2}f}"
+
+
 def told(values: list[float]) -> str:
-    """Mean and standard error: "4.34 ± 0.36"."""
-    if not values:
-        return ""
-    mean, digits = float(np.mean(values)), 3 if abs(np.mean(values)) < 1 else 2
+    """Mean and standard error, both to as many digits: "4.34 ± 0.36"."""
+    mean = number(np.mean(values))
     if len(values) == 1:
-        return f"{mean:.{digits}f}"
-    return f"{mean:.{digits}f} ± {np.std(values, ddof=1) / len(values) ** 0.5:.{digits}f}"
+        return mean
+    digits = len(mean.partition(".")[2])
+    return f"{mean} ± {np.std(values, ddof=1) / len(values) ** 0.5:.{digits}f}"
 
 
-def medians(rows: list[dict], name: str, marks: list[int]) -> list[float]:
-    """The median FID of a contestant at each mark; NaN where it has none."""
-    own = [[r["fid"] for r in rows if (r["contestant"], r["mark"]) == (name, m)] for m in marks]
-    return [float(np.median(values)) if values else np.nan for values in own]
+def medians(rows: list[dict], name: str, marks: list[int]) -> list[tuple[float, float]]:
+    """Of a contestant at each mark that it has: the time and the FID, medians over seeds.
 
-
-def time_to(rows: list[dict], name: str, marks: list[int], threshold: float) -> float | None:
-    """Seconds until the median FID is `threshold`; None if it never was.
-
-    What was there at the first mark already counts as reached at that mark.
+    A step that lasts, as one that is traced anew, can end after the mark; a recipe, before it.
     """
-    found = medians(rows, name, marks)
-    for i, (mark, value) in enumerate(zip(marks, found)):
+    own = [[r for r in rows if (r["contestant"], r["mark"]) == (name, mark)] for mark in marks]
+    return [
+        (
+            float(np.median([max(r["mark"], r.get("seconds", 0)) for r in of_mark])),
+            float(np.median([r["fid"] for r in of_mark])),
+        )
+        for of_mark in own
+        if of_mark
+    ]
+
+
+def time_to(rows: list[dict], name: str, marks: list[int], threshold: float) -> Reached:
+    """When the median FID fell to `threshold`."""
+    before = None
+    for seconds, value in medians(rows, name, marks):
         if value <= threshold:
-            if i == 0:
-                return mark
-            x = np.log([found[i - 1], value])
+            if before is None:
+                return Reached(seconds, "≤ ")
+            x = np.log([before[1], value])
             share = (np.log(threshold) - x[0]) / (x[1] - x[0])
-            return float(marks[i - 1] * (mark / marks[i - 1]) ** share)
-    return None
+            return Reached(float(before[0] * (seconds / before[0]) ** share), "")
+        before = seconds, value
+    return Reached(before[0], "> ")
+
+
+def sooner(reached: Reached) -> tuple[bool, float]:
+    """A key to sort by."""
+    return reached.sign == "> ", reached.seconds
+
+
+def ratio(peer: Reached, ours: Reached) -> str:
+    """How many times as long the peer took; empty where the bounds leave that open."""
+    times = f"{peer.seconds / ours.seconds:.1f}"
+    match peer.sign, ours.sign:
+        case "", "":
+            return times
+        case "> ", "" | "≤ ":
+            return f"> {times}"
+        case "", "≤ ":
+            return f"≥ {times}"
+        case "≤ " | "", ("" | "> "):
+            return f"≤ {times}"
+    return ""
 
 
 def draw(rows: list[dict]) -> None:
@@ -230,8 +297,8 @@ def draw(rows: list[dict]) -> None:
     for name in names:
         own = [row for row in rows if row["contestant"] == name]
         style = "-" if name in OURS else "--"
-        (line,) = axes.plot(marks, medians(rows, name, marks), style, label=name)
-        dots = [r["mark"] for r in own], [r["fid"] for r in own]
+        (line,) = axes.plot(*zip(*medians(rows, name, marks)), style, label=name)
+        dots = [max(r["mark"], r.get("seconds", 0)) for r in own], [r["fid"] for r in own]
         axes.plot(*dots, ".", color=line.get_color())
     axes.axhline(rows[-1]["floor"]["fid"], color="gray", linestyle=":", label="training images")
     axes.set(
@@ -257,22 +324,24 @@ def main() -> None:
     if flags.train:
         train(flags.train, flags.seeds[0], flags.marks, flags.folder)
         return
+    failed: list[str] = []
     if not flags.report:
         names = flags.contestants or list(CONTESTANTS)
         if not flags.contestants and importlib.util.find_spec("torch") is None:
             print("PyTorch is not installed: pytorch_dcgan does not take part")
             names.remove("pytorch_dcgan")
         cli.start_tensorflow()
-        contest(names, flags.seeds, tuple(flags.marks))
+        failed = contest(names, flags.seeds, tuple(flags.marks))
     tables = by_machine(read())
     if not tables:
         print("Nothing was measured yet.")
-        return
     for machine, rows in tables.items():
         print(f"\n{machine}:\n")
         report(rows)
-    # Of the machine that was measured last.
-    draw(max(tables.values(), key=lambda rows: rows[-1]["date"]))
+    if tables:  # of the machine that was measured last
+        draw(max(tables.values(), key=lambda rows: rows[-1]["date"]))
+    if failed:
+        sys.exit(f"failed: {'; '.join(failed)}")
 
 
 if __name__ == "__main__":

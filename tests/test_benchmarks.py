@@ -2,6 +2,7 @@
 
 import importlib.util
 import json
+import subprocess
 import time
 from pathlib import Path
 
@@ -171,17 +172,22 @@ def test_time_between_two_turns_does_not_count():
 
 
 def test_results_of_another_recipe_are_not_told(tmp_path, monkeypatch):
+    machine = {"processor": "slow", "cores": 2, "bfloat16": False}
     rows = [
         {"contestant": "tf_dcgan", "mark": 60},
         {"contestant": "dcgan", "mark": 60, "recipe": time_to_quality.recipe("dcgan")},
         {"contestant": "dcgan", "mark": 120, "recipe": time_to_quality.recipe("cdcgan")},
         {"contestant": "gan", "mark": 120},
     ]
+    rows = [row | {"machine": machine, "seed": 0} for row in rows]
     # A field of today's was not there when the row was written.
     del rows[1]["recipe"]["on_collapse"]
     monkeypatch.setattr(time_to_quality, "LOG", tmp_path / "log.jsonl")
     time_to_quality.LOG.write_text("".join(json.dumps(row) + "\n" for row in rows))
     assert time_to_quality.read() == rows[:2]
+    again = rows[0] | {"fid": 1.0}
+    time_to_quality.LOG.write_text("".join(json.dumps(row) + "\n" for row in (*rows, again)))
+    assert time_to_quality.read() == [again, rows[1]]
 
 
 def contest_row(processor: str, mark: int, fid: float, date: str) -> dict:
@@ -215,9 +221,34 @@ def test_the_report_has_a_table_for_each_machine(tmp_path, monkeypatch, capsys):
     time_to_quality.LOG.write_text("".join(json.dumps(row) + "\n" for row in rows))
     time_to_quality.main()
     slow, _, rest = capsys.readouterr().out.partition("quick, without bfloat16, 2 cores:")
-    assert "| tf_gan | 40.00 | 30.00 |" in slow
-    assert "| tf_gan | 20.00 |" in rest and "30.00" not in rest
+    assert slow.count("| tf_gan | 40 | 30 |") == 2  # means and medians
+    assert "| tf_gan | 20 |" in rest and "30" not in rest
     assert drawn == [rows[1:2]]
+
+
+def test_times_to_a_fid_say_when_they_are_bounds(capsys):
+    peer = [contest_row("slow", mark, fid, "") for mark, fid in ((60, 40.0), (120, 20.0))]
+    peer += [contest_row("slow", 60, 44.0, "") | {"seed": 1}]
+    # A step that was traced anew ended late.
+    ours = [contest_row("slow", 60, 16.0, ""), contest_row("slow", 120, 4.0, "")]
+    ours = [row | {"contestant": "dcgan", "seconds": row["mark"] + 5} for row in ours]
+    rows = peer + ours
+
+    def time_to(name, threshold):
+        return time_to_quality.time_to(rows, name, [60, 120], threshold)
+
+    of_peer = [str(time_to("tf_gan", fid)) for fid in (50, 42, 20, 9)]
+    assert of_peer == ["≤ 60", "≤ 60", "120", "> 120"]
+    of_ours = [str(time_to("dcgan", fid)) for fid in (16, 8, 4, 2)]
+    assert of_ours == ["≤ 65", "90", "125", "> 125"]
+    ratios = [
+        time_to_quality.ratio(time_to("tf_gan", fid), time_to("dcgan", fid))
+        for fid in (50, 20, 10, 8, 2)
+    ]
+    assert ratios == ["", "≥ 1.8", "> 1.5", "> 1.3", ""]
+    assert time_to_quality.ratio(time_to("tf_gan", 50), time_to("dcgan", 8)) == "≤ 0.7"
+    time_to_quality.report(rows)
+    assert "| 20 | 120 | ≤ 65 | ≥ 1.8 |" in capsys.readouterr().out
 
 
 def test_the_plot_is_drawn(tmp_path, monkeypatch):
@@ -236,11 +267,16 @@ def test_a_contest_goes_on_where_its_own_machine_stopped(processor, tmp_path, mo
     monkeypatch.setattr(records, "machine", lambda: row["machine"] | {"processor": processor})
     split = data.Split(*digits())
     monkeypatch.setattr(data, "load", lambda name: data.ImageData(name, split, split, 10, ()))
-    monkeypatch.setattr("subprocess.run", lambda command, check: begun.append(command))
+
+    def run(command, check):
+        begun.append(command)
+        return subprocess.CompletedProcess(command, "tf_dcgan" in command)
+
+    monkeypatch.setattr("subprocess.run", run)
     monkeypatch.setattr(time_to_quality, "score", lambda *arguments: [])
     time_to_quality.LOG.write_text(json.dumps(row) + "\n")
-    time_to_quality.contest(["tf_gan"], [0], (60,))
-    assert len(begun) == (processor == "quick")
+    assert time_to_quality.contest(["tf_dcgan", "tf_gan"], [0], (60,)) == ["tf_dcgan, seed 0"]
+    assert len(begun) == 1 + (processor == "quick")
 
 
 def test_a_failure_is_passed_on():

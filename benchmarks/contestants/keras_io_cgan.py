@@ -64,12 +64,12 @@ class ConditionalGan(keras.Model):
         both = ops.concatenate([self.shown(fakes, one_hot), self.shown(reals, one_hot)], axis=0)
         targets = ops.concatenate([ops.ones((num, 1)), ops.zeros((num, 1))], axis=0)
         with tf.GradientTape() as tape:
-            d_loss = self.loss_of(targets, self.discriminator(both))
+            d_loss = self.loss_of(targets, self.discriminator(both, training=True))
         self._apply(self.d_optimizer, tape, d_loss, self.discriminator.trainable_weights)
 
         with tf.GradientTape() as tape:
             fakes = self.generate(num, one_hot)
-            verdict = self.discriminator(self.shown(fakes, one_hot))
+            verdict = self.discriminator(self.shown(fakes, one_hot), training=True)
             g_loss = self.loss_of(ops.zeros((num, 1)), verdict)
         self._apply(self.g_optimizer, tape, g_loss, self.generator.trainable_weights)
 

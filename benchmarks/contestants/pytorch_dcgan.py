@@ -9,6 +9,7 @@ from the same fakes; Adam 2e-4, betas 0.5 and 0.999.
 Scaled: two of its five levels are left out, those of most channels, and the coarsest map that
 remains is 7x7 instead of 4x4. So G goes 100 -> 7x7x128 (a 7x7 transposed convolution in place of
 the 4x4 one) -> 14x14x64 -> 28x28x1, and D 28x28x1 -> 14x14x64 -> 7x7x128 -> 1 (a 7x7 convolution).
+Samples are drawn by batch norm's moving statistics, as PyTorch's users do where a model serves.
 
 published: its `DataLoader` with two worker processes, which transform image by image. Mended:
 batches are cut from one tensor in memory, and the networks use the `channels_last` format, in which

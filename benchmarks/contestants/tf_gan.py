@@ -3,8 +3,8 @@
 As published: the layers below, L2 of 2.5e-5 on their kernels and biases; latents of 64 normal
 numbers; images in [-1, 1], repeated before a shuffle buffer of 10,000, batches of 32; Wasserstein
 losses without clipping or penalty; Adam with beta_1 0.5, G 1e-3 that is halved after 1,000 steps,
-D 2e-4. The library needs `tf.estimator`, which TensorFlow 2 no longer has: its step stands here
-as a `tf.function` in a Python loop.
+D 2e-4, both with TF 1's epsilon of 1e-8. The library needs `tf.estimator`, which TensorFlow 2 no
+longer has: its step stands here as a `tf.function` in a Python loop.
 
 Departure, in its favour: both networks learn from one batch and one forward pass, as the library's
 joint training does. The tutorial's Estimator would take turns, with a batch for each.
