@@ -10,7 +10,7 @@ Each figure comes from processes of its own, the median of some:
 - the train command: from its start to the end of the first step, its peak memory, and what each of
   its callbacks takes at the end of an epoch and of training, evaluation and export among them.
 
-Three minutes on 2 cores that have nothing else to do. A line of results/costs.jsonl holds all
+Five minutes on 2 cores that have nothing else to do. A line of results/costs.jsonl holds all
 figures.
 """
 

@@ -18,6 +18,7 @@ table of its own.
 import argparse
 import importlib.util
 import json
+import math
 import subprocess
 import sys
 import tempfile
@@ -245,7 +246,7 @@ def medians(rows: list[dict], name: str, marks: list[int]) -> list[tuple[float, 
     own = [[r for r in rows if (r["contestant"], r["mark"]) == (name, mark)] for mark in marks]
     return [
         (
-            float(np.median([max(r["mark"], r.get("seconds", 0)) for r in of_mark])),
+            float(np.median([r["seconds"] for r in of_mark])),
             float(np.median([r["fid"] for r in of_mark])),
         )
         for of_mark in own
@@ -264,7 +265,9 @@ def time_to(rows: list[dict], name: str, marks: list[int], threshold: float) -> 
             share = (np.log(threshold) - x[0]) / (x[1] - x[0])
             return Reached(float(before[0] * (seconds / before[0]) ** share), "")
         before = seconds, value
-    return Reached(before[0], "> ")
+    # A recipe of ours that has ended stays as it is.
+    lasted = max(row["mark"] for row in rows if row["contestant"] == name)
+    return Reached(max(before[0], lasted), "> ")
 
 
 def sooner(reached: Reached) -> tuple[bool, float]:
@@ -274,16 +277,17 @@ def sooner(reached: Reached) -> tuple[bool, float]:
 
 def ratio(peer: Reached, ours: Reached) -> str:
     """How many times as long the peer took; empty where the bounds leave that open."""
-    times = f"{peer.seconds / ours.seconds:.1f}"
+    times = peer.seconds / ours.seconds
+    at_least, at_most = math.floor(10 * times) / 10, math.ceil(10 * times) / 10
     match peer.sign, ours.sign:
         case "", "":
-            return times
+            return f"{times:.1f}"
         case "> ", "" | "≤ ":
-            return f"> {times}"
+            return f"> {at_least:.1f}"
         case "", "≤ ":
-            return f"≥ {times}"
+            return f"≥ {at_least:.1f}"
         case "≤ " | "", ("" | "> "):
-            return f"≤ {times}"
+            return f"≤ {at_most:.1f}"
     return ""
 
 
@@ -298,7 +302,7 @@ def draw(rows: list[dict]) -> None:
         own = [row for row in rows if row["contestant"] == name]
         style = "-" if name in OURS else "--"
         (line,) = axes.plot(*zip(*medians(rows, name, marks)), style, label=name)
-        dots = [max(r["mark"], r.get("seconds", 0)) for r in own], [r["fid"] for r in own]
+        dots = [r["seconds"] for r in own], [r["fid"] for r in own]
         axes.plot(*dots, ".", color=line.get_color())
     axes.axhline(rows[-1]["floor"]["fid"], color="gray", linestyle=":", label="training images")
     axes.set(
@@ -339,7 +343,7 @@ def main() -> None:
         print(f"\n{machine}:\n")
         report(rows)
     if tables:  # of the machine that was measured last
-        draw(max(tables.values(), key=lambda rows: rows[-1]["date"]))
+        draw(max(tables.values(), key=lambda rows: max(row["date"] for row in rows)))
     if failed:
         sys.exit(f"failed: {'; '.join(failed)}")
 

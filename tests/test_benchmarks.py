@@ -197,6 +197,7 @@ def contest_row(processor: str, mark: int, fid: float, date: str) -> dict:
         "contestant": "tf_gan",
         "seed": 0,
         "mark": mark,
+        "seconds": mark,
         "fid": fid,
         "precision": 0.5,
         "recall": 0.5,
@@ -245,8 +246,13 @@ def test_times_to_a_fid_say_when_they_are_bounds(capsys):
         time_to_quality.ratio(time_to("tf_gan", fid), time_to("dcgan", fid))
         for fid in (50, 20, 10, 8, 2)
     ]
-    assert ratios == ["", "≥ 1.8", "> 1.5", "> 1.3", ""]
+    assert ratios == ["", "≥ 1.8", "> 1.4", "> 1.3", ""]
     assert time_to_quality.ratio(time_to("tf_gan", 50), time_to("dcgan", 8)) == "≤ 0.7"
+    # A recipe that ended early.
+    ended = [(60, 60, 4.0), (120, 120, 2.0), (600, 240, 1.0)]
+    ended = [contest_row("slow", mark, fid, "") | {"seconds": s} for mark, s, fid in ended]
+    assert str(time_to_quality.time_to(ended, "tf_gan", [60, 120, 600], 1)) == "240"
+    assert str(time_to_quality.time_to(ended, "tf_gan", [60, 120, 600], 0.5)) == "> 600"
     time_to_quality.report(rows)
     assert "| 20 | 120 | ≤ 65 | ≥ 1.8 |" in capsys.readouterr().out
 
@@ -277,6 +283,23 @@ def test_a_contest_goes_on_where_its_own_machine_stopped(processor, tmp_path, mo
     time_to_quality.LOG.write_text(json.dumps(row) + "\n")
     assert time_to_quality.contest(["tf_dcgan", "tf_gan"], [0], (60,)) == ["tf_dcgan, seed 0"]
     assert len(begun) == 1 + (processor == "quick")
+    # All marks of one run are kept, also those that were there.
+    kept = []
+    monkeypatch.setattr(records, "append", lambda name, row: kept.append(row["mark"]))
+    monkeypatch.setattr(
+        time_to_quality, "score", lambda *given: [{"mark": mark, "fid": 1.0} for mark in given[2]]
+    )
+    time_to_quality.contest(["tf_gan"], [0], (60, 120))
+    assert kept == [60, 120]
+
+
+def test_a_contest_with_a_failure_ends_with_its_name(tmp_path, monkeypatch):
+    monkeypatch.setattr(time_to_quality, "LOG", tmp_path / "log.jsonl")
+    monkeypatch.setattr(time_to_quality.cli, "start_tensorflow", lambda: None)
+    monkeypatch.setattr(time_to_quality, "contest", lambda *given: ["tf_gan, seed 0"])
+    monkeypatch.setattr("sys.argv", ["time_to_quality", "--contestants", "tf_gan"])
+    with pytest.raises(SystemExit, match="failed: tf_gan, seed 0"):
+        time_to_quality.main()
 
 
 def test_a_failure_is_passed_on():
