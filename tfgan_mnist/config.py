@@ -261,8 +261,8 @@ RECIPES: dict[str, dict[str, Any]] = {
     # batches, are as much alike. 1.06 and not 1.08, as with 1.08 the precision on the test images
     # was 0.760 after the recipe (median of seeds 0 to 2), less than 0.9 of what real images get;
     # with 1.06 it is 0.768 (results/time_to_quality.jsonl). So the test images had a part in this
-    # choice. Neither dcgan, with 2e-3 and beta_1 0.5, nor gan gains: 0.89 and
-    # 4.5 with 1, 1.2 and 5.0 with 1.1.
+    # choice. Neither dcgan, with 2e-3 and beta_1 0.5, nor gan gains: 0.89 and 4.5 with 1, 1.2 and
+    # 5.0 with 1.1.
     "cdcgan": {"epochs": 6, "batch_size": 64, "temperature": 1.06},
 }
 
