@@ -180,14 +180,14 @@ def report(rows: list[dict]) -> None:
     ours = [name for name in names if name in OURS]
     peers = [name for name in names if name not in OURS]
     print("\nSeconds to a FID (medians over seeds, interpolated on logarithms):\n")
-    heads = ["FID", *names, *(f"first peer / {name}" for name in ours if peers)]
+    heads = ("FID", *names, *(f"first peer / {name}" for name in ours if peers))
     cells = []
     for threshold in THRESHOLDS:
         times = {name: time_to(rows, name, marks, threshold) for name in names}
         first = min((times[name] for name in peers), key=sooner, default=None)
         ratios = [ratio(first, times[name]) for name in ours] if first else []
-        cells.append([str(threshold), *map(str, times.values()), *ratios])
-    print(markdown(heads, cells))
+        cells.append((threshold, *times.values(), *ratios))
+    print(records.table(cells, heads))
 
 
 def scores(rows: list[dict], over_seeds: Callable[[list[float]], str]) -> str:
@@ -208,14 +208,9 @@ def scores(rows: list[dict], over_seeds: Callable[[list[float]], str]) -> str:
         values = [[row["fid"] for row in own if row["mark"] == mark] for mark in marks]
         values += [[row[key] for row in last if key in row] for key in others.values()]
         seeds = len({row["seed"] for row in own})
-        cells.append([name, *(over_seeds(each) if each else "" for each in values), str(seeds)])
-    return markdown(["contestant", *(f"FID at {m:g} s" for m in marks), *others, "seeds"], cells)
-
-
-def markdown(heads: list[str], rows: list[list[str]]) -> str:
-    """A table."""
-    lines = [heads, ["---"] * len(heads), *rows]
-    return "\n".join(f"| {' | '.join(cells)} |" for cells in lines)
+        cells.append((name, *(over_seeds(each) if each else "" for each in values), seeds))
+    heads = ("contestant", *(f"FID at {mark:g} s" for mark in marks), *others, "seeds")
+    return records.table(cells, heads)
 
 
 def entries(rows: list[dict]) -> tuple[list[str], list[int]]:
