@@ -233,6 +233,14 @@ def test_what_cannot_be_loaded_says_why(root, name, message):
         data.load(name, root)
 
 
+def test_datasets_library_that_did_not_import(root, monkeypatch):
+    # As it is left where one of its own packages is missing.
+    for name in "builder", "core":
+        monkeypatch.delattr(tfds, name)
+    with pytest.raises(UserError, match="TensorFlow Datasets does not work: expected all packages"):
+        data.load("tiny_alpha", root)
+
+
 def test_channels_that_cannot_be_made(root):
     assert data.load("tiny_alpha", root).train.images.shape[-1] == 4
     with pytest.raises(UserError, match="4 channels cannot be turned into ones of 3"):

@@ -218,6 +218,11 @@ def _open(name: str, root: Path) -> Any:
             f"{name}: expected a data set of TensorFlow Datasets itself, such as emnist/balanced. "
             "Those of others come with code of theirs, which would be downloaded and run."
         )
+    if not hasattr(tfds, "builder"):  # A failed import of TFDS ends in its log, not in an error.
+        raise UserError(
+            "TensorFlow Datasets does not work: expected all packages that it needs; the log above "
+            "tells which it could not import. pip install --upgrade tensorflow-datasets"
+        )
     family = re.split("[/:]", name)[0]
     try:
         return tfds.builder(name, data_dir=root)
