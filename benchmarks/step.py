@@ -21,13 +21,12 @@ figures.
 """
 
 import argparse
-import importlib.util
 import json
 import math
 import statistics
 import sys
 
-from benchmarks import entrants, records
+from benchmarks import contestants, entrants, records
 from benchmarks.workers import Turns, Worker
 
 TRAIN, FIT = "ours: train command", "ours: fit"
@@ -243,10 +242,7 @@ def main() -> None:
     others = [name for name in entrants.ENTRANTS if name not in NEEDED]
     if not set(without) <= set(others):
         parser.error(f"--without: expected some of {'; '.join(others)}; received {without}")
-    if importlib.util.find_spec("torch") is None:
-        print("PyTorch is not installed: it does not take part")
-        without += [name for name in others if name.startswith("PyTorch")]
-    names = [name for name in entrants.ENTRANTS if name not in without]
+    names = [name for name in contestants.installed(entrants.ENTRANTS) if name not in without]
     facts, reports = measure(names, arguments.rounds, arguments.seconds)
     print("timing layers", file=sys.stderr)
     layers = Worker("step", "layers")

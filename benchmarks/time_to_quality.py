@@ -16,7 +16,6 @@ table of its own.
 """
 
 import argparse
-import importlib.util
 import json
 import math
 import subprocess
@@ -325,10 +324,7 @@ def main() -> None:
         return
     failed: list[str] = []
     if not flags.report:
-        names = flags.contestants or list(CONTESTANTS)
-        if not flags.contestants and importlib.util.find_spec("torch") is None:
-            print("PyTorch is not installed: pytorch_dcgan does not take part")
-            names.remove("pytorch_dcgan")
+        names = flags.contestants or contestants.installed(CONTESTANTS)
         cli.start_tensorflow()
         failed = contest(names, flags.seeds, tuple(flags.marks))
     tables = by_machine(read())

@@ -14,6 +14,8 @@ images that it is given, nothing else. Rules for all:
 """
 
 import importlib
+import importlib.util
+from collections.abc import Iterable
 from typing import Any, Protocol
 
 import numpy as np
@@ -30,6 +32,14 @@ CONTESTANTS = {
 }
 OURS = ("gan", "dcgan", "cdcgan")
 PEERS = tuple(name for name in CONTESTANTS if name not in OURS)
+
+
+def installed(names: Iterable[str]) -> list[str]:
+    """`names` without PyTorch's, and a line about it, where PyTorch is not installed."""
+    if importlib.util.find_spec("torch"):
+        return list(names)
+    print("PyTorch is not installed: it does not take part")
+    return [name for name in names if not name.lower().startswith("pytorch")]
 
 
 class Contestant(Protocol):
