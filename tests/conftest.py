@@ -1,4 +1,4 @@
-"""What tests share: a quiet TensorFlow, and MNIST prepared once per checkout."""
+"""What tests share: a quiet TensorFlow on the CPU, and MNIST prepared once per checkout."""
 
 import fcntl
 import os
@@ -11,6 +11,8 @@ from pathlib import Path
 # Read when TensorFlow and Matplotlib are imported, here and in the commands that tests start.
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 os.environ.setdefault("MPLBACKEND", "Agg")
+# Figures and tolerances are a CPU's, and two processes of tests would fight for a GPU's memory.
+os.environ.setdefault("CUDA_VISIBLE_DEVICES", "-1")
 
 import pytest
 

@@ -29,6 +29,8 @@ def resolve_precision(precision: str) -> str:
     mixed_float16 where every GPU has tensor cores (compute capability 7.0), else float32. bfloat16
     on a CPU is left to `--precision=mixed_bfloat16`: it is 1.2 to 1.4 times as fast as float32 on
     one with AVX512_BF16 or AMX (`python -m benchmarks.precisions`), and slower everywhere else.
+    There it costs DCGAN and CDCGAN no quality that three seeds show, but GAN a FID of 5.3 instead
+    of 4.7 (docs/speed.md), and a recipe would no longer give the same on every CPU.
     """
     if precision != "auto":
         return precision
@@ -45,7 +47,7 @@ def resolve_precision(precision: str) -> str:
 def use_xla() -> bool:
     """On a GPU: without it, it waits for the next operation most of the time.
 
-    A DCGAN step takes an H100 2.1 ms with it and 11.6 without (batch 64, mixed_float16).
+    A DCGAN step takes an H100 1.6 ms with it and 10.6 without (batch 32, mixed_float16).
     On a CPU a DCGAN's step takes as long with it or a third longer, and that of the MLPs four times
     as long: 80 ms against 19 (2 cores, TensorFlow 2.21, `python -m benchmarks.precisions`).
     """

@@ -2,8 +2,8 @@
 
 With the Adam of `optimizers` they take 10 of 80 ms off a step of a DCGAN of 48 channels (2 cores of
 a Xeon at 2.5 GHz, batch 64, the minimum of 120 steps of either, taken in turn). On a GPU the
-difference drowns in a run's own spread: 2.07 against 2.30 ms in float16, 2.22 against 2.06 in
-float32, with a shortest of 1.64 (H100, XLA, batch 64).
+difference drowns in that from run to run: 1.56 against 1.50 ms in float16, 1.98 against 2.13 in
+float32 (H100, XLA, batch 32, `python -m benchmarks.precisions`).
 """
 
 import keras
