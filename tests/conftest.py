@@ -12,7 +12,7 @@ from pathlib import Path
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 os.environ.setdefault("MPLBACKEND", "Agg")
 # Figures and tolerances are a CPU's, and two processes of tests would fight for a GPU's memory.
-os.environ.setdefault("CUDA_VISIBLE_DEVICES", "-1")
+os.environ["CUDA_VISIBLE_DEVICES"] = os.environ.get("TFGAN_MNIST_TEST_GPU", "-1")
 
 import pytest
 

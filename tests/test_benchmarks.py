@@ -257,6 +257,17 @@ def test_times_to_a_fid_say_when_they_are_bounds(capsys):
     assert "| 20  |    120 |  ≤ 65 |              ≥ 1.8 |" in capsys.readouterr().out
 
 
+def test_without_pytorch_its_contestants_stay_away(monkeypatch, capsys):
+    find = importlib.util.find_spec
+    monkeypatch.setattr(importlib.util, "find_spec", lambda n: None if n == "torch" else find(n))
+    for names in contestants.CONTESTANTS, entrants.ENTRANTS:
+        kept = contestants.installed(names)
+        # Whatever the names' spelling, in either benchmark.
+        assert 0 < len(kept) < len(names)
+        assert not any("torch" in name.lower() for name in kept)
+    assert "PyTorch is not installed" in capsys.readouterr().out
+
+
 def test_the_plot_is_drawn(tmp_path, monkeypatch):
     monkeypatch.setattr(time_to_quality, "PLOT", tmp_path / "plot.png")
     time_to_quality.draw([contest_row("slow", mark, 9.0, "2026-01-01") for mark in (60, 120)])

@@ -85,7 +85,8 @@ def load(
 
     Raises:
       UserError: no such data set, or one without images and labels; archives that are missing,
-        damaged or out of reach; a `data_dir` that cannot be written or holds damaged files.
+        damaged or out of reach; a `data_dir` that cannot be written or holds damaged files; a
+        package that TensorFlow Datasets lacks.
     """
     if name == STACKED_MNIST:
         if channels not in (None, 3):
@@ -221,7 +222,7 @@ def _open(name: str, root: Path) -> Any:
     if not hasattr(tfds, "builder"):  # A failed import of TFDS ends in its log, not in an error.
         raise UserError(
             "TensorFlow Datasets does not work: expected all packages that it needs; the log above "
-            "tells which it could not import. pip install --upgrade tensorflow-datasets"
+            "tells which it could not import. Install that one with pip."
         )
     family = re.split("[/:]", name)[0]
     try:

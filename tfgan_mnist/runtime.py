@@ -15,7 +15,8 @@ def settle(seed: int, precision: str) -> None:
     keras.utils.set_random_seed(seed)
     # The same seed gives the same weights, bit for bit. It is free on a CPU: a DCGAN step takes
     # 70.4 ms with it and 70.9 ms without (2 cores, minimum of 60).
-    # On a GPU it may cost 7 %: 2.07 against 1.93 ms, one run of each (H100, XLA, mixed_float16).
+    # On a GPU it may cost 7 %: 2.07 against 1.93 ms, one run of each (H100, XLA, mixed_float16,
+    # batch 64).
     tf.config.experimental.enable_op_determinism()
     keras.config.set_dtype_policy(resolve_precision(precision))
     for gpu in tf.config.list_physical_devices("GPU"):
@@ -27,10 +28,10 @@ def resolve_precision(precision: str) -> str:
     """The dtype policy that "auto" stands for on this machine; other names as they are.
 
     mixed_float16 where every GPU has tensor cores (compute capability 7.0), else float32. bfloat16
-    on a CPU is left to `--precision=mixed_bfloat16`: it is 1.2 to 1.4 times as fast as float32 on
+    on a CPU is left to `--precision=mixed_bfloat16`: it is up to 1.4 times as fast as float32 on
     one with AVX512_BF16 or AMX (`python -m benchmarks.precisions`), and slower everywhere else.
     There it costs DCGAN and CDCGAN no quality that three seeds show, but GAN a FID of 5.3 instead
-    of 4.7 (docs/speed.md), and a recipe would no longer give the same on every CPU.
+    of 4.8 (docs/speed.md), and a recipe's quality would depend on the CPU.
     """
     if precision != "auto":
         return precision

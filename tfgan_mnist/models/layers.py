@@ -2,8 +2,8 @@
 
 With the Adam of `optimizers` they take 10 of 80 ms off a step of a DCGAN of 48 channels (2 cores of
 a Xeon at 2.5 GHz, batch 64, the minimum of 120 steps of either, taken in turn). On a GPU the
-difference drowns in that from run to run: 1.56 against 1.50 ms in float16, 1.98 against 2.13 in
-float32 (H100, XLA, batch 32, `python -m benchmarks.precisions`).
+two are about equal: 1.56 against 1.50 ms in float16, 1.98 against 2.13 in float32, though 2.44
+against 1.39 in the one run of bfloat16 (H100, XLA, batch 32, `python -m benchmarks.precisions`).
 """
 
 import keras
