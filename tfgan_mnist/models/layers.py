@@ -1,9 +1,10 @@
 """Keras's layers, as training a GAN on a CPU needs them: the same functions, faster.
 
 With the Adam of `optimizers` they take 10 of 80 ms off a step of a DCGAN of 48 channels (2 cores of
-a Xeon at 2.5 GHz, batch 64, the minimum of 120 steps of either, taken in turn). On a GPU the
-two are about equal: 1.56 against 1.50 ms in float16, 1.98 against 2.13 in float32, though 2.44
-against 1.39 in the one run of bfloat16 (H100, XLA, batch 32, `python -m benchmarks.precisions`).
+a Xeon at 2.5 GHz, batch 64, the minimum of 120 steps of either, taken in turn). On a GPU they take
+about as long as Keras's, 1.56 against 1.50 ms a step in float16 and 1.98 against 2.13 in float32,
+but 2.44 against 1.39 in bfloat16 (H100, XLA, batch 32, one run of each,
+`python -m benchmarks.precisions`).
 """
 
 import keras
