@@ -33,7 +33,7 @@ from tfgan_mnist import cli, config, train
 from tfgan_mnist.errors import UserError
 
 SETTLED = 5
-MOST_GROWTH, MOST_SLOWDOWN = 1.02, 1.1
+MAX_GROWTH, MAX_SLOWDOWN = 1.02, 1.1
 SECONDS = 1.0  # of the second process, between two epochs
 FLAGS = [
     "--model=gan",
@@ -88,7 +88,7 @@ def work(flags: list[str]) -> None:
     # Without learning the same work for ever: no weight grows and no unit dies.
     still = {"g_learning_rate": 0.0, "d_learning_rate": 0.0}
     settings = dataclasses.replace(resolved(flags), **still)
-    runtime.settle(settings.seed, settings.precision)
+    runtime.configure(settings.seed, settings.precision)
     model = models.build(settings, (28, 28, 1), 10, jit_compile=runtime.use_xla())
     images = tf.random.uniform([settings.images_per_step, 28, 28, 1], -1, 1)
     labels = tf.zeros([settings.images_per_step], tf.int32)
@@ -184,7 +184,7 @@ def main() -> None:
     parts = found[:third], found[-third:]
     first, last = (statistics.median(epoch.pace for epoch in part) for part in parts)
     print(f"Median pace of the first and the last {third} epochs: {first:.3f} and {last:.3f}")
-    if found[-1].in_use > MOST_GROWTH * settled or last > MOST_SLOWDOWN * first:
+    if found[-1].in_use > MAX_GROWTH * settled or last > MAX_SLOWDOWN * first:
         sys.exit("It is not flat.")
 
 

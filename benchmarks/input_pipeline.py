@@ -80,7 +80,7 @@ def main() -> None:
     cli.start_tensorflow()
     from tfgan_mnist import data, runtime
 
-    runtime.settle(seed=0, precision="auto")
+    runtime.configure(seed=0, precision="auto")
     digits = data.load("mnist")
     print(f"MNIST, DCGAN, {runtime.describe()}; the bar is {BAR_PERCENT} %")
     print("batch size | alone, ms | step, ms | cost, ms (quartiles)     | cost, % of the step")

@@ -35,7 +35,7 @@ PARTS = (
 def report() -> dict[str, Any]:
     """Of one step: FLOPs, milliseconds, its products with their times, and the profile's parts."""
     settings = config.resolve({"model": "dcgan", "steps_per_epoch": 1000})
-    runtime.settle(settings.seed, settings.precision)
+    runtime.configure(settings.seed, settings.precision)
     model = models.build(settings, (28, 28, 1), 10, jit_compile=runtime.use_xla())
     num = settings.images_per_step
     images, labels = tf.random.uniform([num, 28, 28, 1], -1, 1), tf.zeros([num], tf.int32)

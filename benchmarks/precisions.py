@@ -36,7 +36,7 @@ def measure(name: str, precision: str, batch_size: int, xla: bool, plain: bool) 
 
     explicit = {"model": name, "precision": precision, "batch_size": batch_size}
     settings = config.resolve(explicit | {"steps_per_epoch": 1000})
-    runtime.settle(settings.seed, precision)
+    runtime.configure(settings.seed, precision)
     began = time.perf_counter()
     with plain_layers() if plain else contextlib.nullcontext():
         model = models.build(settings, (28, 28, 1), 10, jit_compile=xla)

@@ -37,7 +37,7 @@ def trial(settings: config.Config, why: str) -> None:
     from benchmarks.contestants.ours import fit
     from tfgan_mnist import classifier, data, models, quality, runtime
 
-    runtime.settle(settings.seed, settings.precision)
+    runtime.configure(settings.seed, settings.precision)
     digits = data.load(
         settings.dataset,
         settings.data_dir or None,

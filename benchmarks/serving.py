@@ -49,9 +49,9 @@ FORMS = ("json", "png", "grpc")  # float images as JSON, PNG as JSON, float imag
 WARM_UP_SECONDS = 1.0
 PUBLISH_SECONDS = 30.0
 NOISE_MIB = 50  # by which memory that does not grow may differ from one time to another
-MOST_ROWS = 256  # of a batch of the server's
+MAX_ROWS = 256  # of a batch of the server's
 SEEDS = 100  # that are asked for while versions change
-LEAST_ANSWERS = 20  # of each version
+MIN_ANSWERS = 20  # of each version
 
 
 @contextlib.contextmanager
@@ -197,7 +197,7 @@ def throughput(base_path: Path, model: str, seconds: float) -> bool:
     """Prints the table; whether the bar was reached and every request answered."""
     context = multiprocessing.get_context("spawn")
     direct = {}
-    sizes = sorted({min(clients * batch, MOST_ROWS) for clients in CLIENTS for batch in BATCHES})
+    sizes = sorted({min(clients * batch, MAX_ROWS) for clients in CLIENTS for batch in BATCHES})
     with context.Pool(1) as pool:  # a process that ends, so that it takes nothing from the server
         for form in ("json", "png"):
             for size in sizes:
@@ -221,7 +221,7 @@ def throughput(base_path: Path, model: str, seconds: float) -> bool:
                     process.join()
                     rate = len(times) * batch / seconds
                     signature = "png" if form == "png" else "json"
-                    there, per_cpu = direct[signature, min(clients * batch, MOST_ROWS)]
+                    there, per_cpu = direct[signature, min(clients * batch, MAX_ROWS)]
                     below = (clients, batch) == (32, 64) and rate < BAR * there
                     holds = holds and not below and not faults
                     p50, p95, p99 = np.percentile(times or [np.nan], [50, 95, 99])
@@ -364,9 +364,9 @@ def hot_reload(base_path: Path, model: str, minutes: float, clients: int) -> boo
     print({entry["version"]: entry["state"] for entry in states})
     print(dict(counts))
     wrong = [name for name in counts if name.startswith("wrong")]
-    rare = [n for n in expected if counts[f"version {n}"] < LEAST_ANSWERS]
+    rare = [n for n in expected if counts[f"version {n}"] < MIN_ANSWERS]
     if rare:
-        print(f"expected {LEAST_ANSWERS} answers of each version; fewer of {rare}")
+        print(f"expected {MIN_ANSWERS} answers of each version; fewer of {rare}")
     live = [entry["version"] for entry in states if entry["state"] == "AVAILABLE"]
     return is_flat(memory) and not wrong and not rare and live == [str(version)]
 

@@ -88,7 +88,7 @@ def test_images_that_are_none(shipped, images, received):
 # --- Verdicts that a person would give ------------------------------------------------------------
 
 
-class Verdict:
+class DiscriminatorOutput:
     """All metrics of some images, against the first `COUNT` of a shuffled test split."""
 
     def __init__(self, judge, mnist, test_outputs):
@@ -130,7 +130,7 @@ def quick(monkeypatch):
 
 @pytest.fixture(scope="module")
 def verdict(shipped, mnist, test_outputs):
-    return Verdict(shipped, mnist, test_outputs)
+    return DiscriminatorOutput(shipped, mnist, test_outputs)
 
 
 @pytest.fixture(scope="module")

@@ -24,7 +24,7 @@ from tfgan_mnist.errors import UserError
 
 FACTS = runs.DataFacts(image_shape=(28, 28, 1), num_classes=10, num_images=60_000)
 COUNT = 2000  # one for all tests, so that they share a reference
-FEWEST = scoring.MINIMUM
+MIN_IMAGES = scoring.MIN_SAMPLES
 
 
 @pytest.fixture(scope="module")
@@ -130,8 +130,8 @@ def test_copies_of_training_images_are_seen(command, tmp_path, mnist, capsys):
 @pytest.mark.parametrize("kind", ["black", "grey", "ones", "noise"])
 def test_what_is_no_sample_of_digits_is_told(kind, command, tmp_path, mnist):
     """Each is far off in the figures that a person would look at first."""
-    shape = (FEWEST, 28, 28, 1)
-    ones = mnist.train.images[mnist.train.labels == 1][:FEWEST]
+    shape = (MIN_IMAGES, 28, 28, 1)
+    ones = mnist.train.images[mnist.train.labels == 1][:MIN_IMAGES]
     pixels = {
         "black": np.zeros(shape, np.uint8),
         "grey": np.full(shape, 128, np.uint8),
@@ -148,7 +148,7 @@ def test_what_is_no_sample_of_digits_is_told(kind, command, tmp_path, mnist):
     assert scores["histogram_divergence"] > 1
     if kind == "ones":  # digits, but few of them
         assert scores["precision"] > 0.8
-        assert told["class_histogram"][1] > 0.99 * FEWEST
+        assert told["class_histogram"][1] > 0.99 * MIN_IMAGES
     else:
         assert scores["density"] < 0.2
     if kind in ("black", "grey"):
@@ -158,7 +158,7 @@ def test_what_is_no_sample_of_digits_is_told(kind, command, tmp_path, mnist):
 
 def test_gan_train_of_real_images_is_its_floor(command, tmp_path, mnist, monkeypatch):
     monkeypatch.setattr("tfgan_mnist.classifier.GAN_TRAIN_STEPS", 40)
-    real = {"images": mnist.train.images[:FEWEST], "labels": mnist.train.labels[:FEWEST]}
+    real = {"images": mnist.train.images[:MIN_IMAGES], "labels": mnist.train.labels[:MIN_IMAGES]}
     for name, labels in (("real", real["labels"]), ("wrong", (real["labels"] + 1) % 10)):
         file = write(tmp_path / f"{name}.npz", real["images"], labels=labels)
         command(f"--images={file}", "--gan_train", f"--output={tmp_path / name}")
@@ -217,8 +217,8 @@ def test_json_has_no_infinity(tmp_path):
 
 def test_figures_do_not_depend_on_the_order_of_the_samples(command, tmp_path, mnist):
     """Folders are often sorted by class, and conditional models take classes in turn."""
-    some = np.arange(FEWEST)
-    by_class = np.argsort(mnist.train.labels[:FEWEST], kind="stable")
+    some = np.arange(MIN_IMAGES)
+    by_class = np.argsort(mnist.train.labels[:MIN_IMAGES], kind="stable")
     small = []
     for name, order in (("mixed", some), ("sorted", by_class)):
         file = write(tmp_path / f"{name}.npz", mnist.train.images[order])
@@ -330,9 +330,9 @@ def test_exactly_one_source(flags, message, capsys):
     ("shape", "message"),
     [
         ((999, 28, 28), "at least 1,000 samples; received 999"),
-        ((FEWEST, 28, 20), "square images; received 20 x 28"),
+        ((MIN_IMAGES, 28, 20), "square images; received 20 x 28"),
         (
-            (FEWEST, 32, 32, 3),
+            (MIN_IMAGES, 32, 32, 3),
             "no classifier for mnist at 32x32x3.*train_classifier --dataset=mnist --image_size=32",
         ),
     ],
@@ -346,13 +346,13 @@ def test_images_that_cannot_be_judged(command, tmp_path, shape, message):
     ("labels", "message"),
     [
         (np.zeros(5, int), r"integers of shape \(1000,\).*received int64 of shape \(5,\)"),
-        (np.zeros(FEWEST), "integers.*received float64"),
-        (np.full(FEWEST, 10), "classes of mnist, 0..9; received 10..10"),
-        (np.full(FEWEST, None), "'labels' cannot be read"),
+        (np.zeros(MIN_IMAGES), "integers.*received float64"),
+        (np.full(MIN_IMAGES, 10), "classes of mnist, 0..9; received 10..10"),
+        (np.full(MIN_IMAGES, None), "'labels' cannot be read"),
     ],
 )
 def test_labels_that_are_none(command, tmp_path, labels, message):
-    file = write(tmp_path / "some.npz", np.zeros((FEWEST, 28, 28), np.uint8), labels=labels)
+    file = write(tmp_path / "some.npz", np.zeros((MIN_IMAGES, 28, 28), np.uint8), labels=labels)
     with pytest.raises(UserError, match=message):
         command(f"--images={file}")
 
@@ -371,7 +371,7 @@ def test_other_refusals(command, tmp_path):
     with pytest.raises(UserError, match="--seed: expected 0 or more"):
         command(f"--run={tmp_path}", "--seed=-1")
 
-    file = write(tmp_path / "some.npz", np.zeros((FEWEST, 28, 28), np.uint8))
+    file = write(tmp_path / "some.npz", np.zeros((MIN_IMAGES, 28, 28), np.uint8))
     with pytest.raises(UserError, match="--num: expected at most 1,000"):
         command(f"--images={file}", "--num=1001")
     with pytest.raises(UserError, match="no classifier for cats.*--dataset=cats"):
@@ -390,4 +390,4 @@ def test_an_export_that_does_not_tell_its_data(command, tmp_path):
     del card["config"]
     (version / export.CARD).write_text(json.dumps(card))
     with pytest.raises(UserError, match=r"config.dataset; received ''. Give --dataset"):
-        command(f"--saved_model={version}", f"--num={FEWEST}")
+        command(f"--saved_model={version}", f"--num={MIN_IMAGES}")

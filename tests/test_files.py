@@ -8,7 +8,7 @@ from tfgan_mnist import files
 
 
 def write_folder(path, **contents):
-    with files.publish(path) as partial:
+    with files.write_atomically(path) as partial:
         partial.mkdir()
         for name, text in contents.items():
             (partial / name).write_text(text)
@@ -16,7 +16,7 @@ def write_folder(path, **contents):
 
 def test_a_file_appears_under_its_name_only(tmp_path):
     path = tmp_path / "new" / "folder" / "log.csv"
-    with files.publish(path) as partial:
+    with files.write_atomically(path) as partial:
         partial.write_text("complete")
         assert partial.parent == path.parent  # a rename within one file system is atomic
         assert partial.suffix == path.suffix  # writers choose a format by it
@@ -29,7 +29,7 @@ def test_a_file_appears_under_its_name_only(tmp_path):
 def test_a_file_replaces_a_file(tmp_path):
     path = tmp_path / "config.json"
     path.write_text("old")
-    with files.publish(path) as partial:
+    with files.write_atomically(path) as partial:
         partial.write_text("new")
         assert path.read_text() == "old"
     assert path.read_text() == "new"
@@ -45,10 +45,10 @@ def test_a_folder_appears_whole(tmp_path):
 def test_a_failure_leaves_what_was_there(tmp_path, error):
     path = tmp_path / "metrics.json"
     path.write_text("old")
-    with pytest.raises(error), files.publish(path) as partial:
+    with pytest.raises(error), files.write_atomically(path) as partial:
         partial.write_text("half")
         raise error
-    with pytest.raises(error), files.publish(tmp_path / "folder") as partial:
+    with pytest.raises(error), files.write_atomically(tmp_path / "folder") as partial:
         (partial / "inner").mkdir(parents=True)
         (partial / "inner" / "file").write_text("half")
         raise error
@@ -57,7 +57,7 @@ def test_a_failure_leaves_what_was_there(tmp_path, error):
 
 
 def test_a_failure_before_anything_was_written_is_told_as_it_is(tmp_path):
-    with pytest.raises(ZeroDivisionError), files.publish(tmp_path / "file"):
+    with pytest.raises(ZeroDivisionError), files.write_atomically(tmp_path / "file"):
         raise ZeroDivisionError
     assert os.listdir(tmp_path) == []
 
@@ -75,7 +75,7 @@ def test_files_and_folders_do_not_replace_each_other(tmp_path):
     (tmp_path / "folder").mkdir()
     with pytest.raises(NotADirectoryError):
         write_folder(tmp_path / "file", model="new")
-    with pytest.raises(IsADirectoryError), files.publish(tmp_path / "folder") as partial:
+    with pytest.raises(IsADirectoryError), files.write_atomically(tmp_path / "folder") as partial:
         partial.write_text("new")
     assert sorted(os.listdir(tmp_path)) == ["file", "folder"]
 
@@ -84,7 +84,7 @@ def test_a_killed_writer_leaves_no_output(tmp_path):
     script = (
         "import os, signal, sys\n"
         "from tfgan_mnist import files\n"
-        "with files.publish(sys.argv[1]) as partial:\n"
+        "with files.write_atomically(sys.argv[1]) as partial:\n"
         "    partial.write_text('half')\n"
         "    os.kill(os.getpid(), signal.SIGKILL)\n"
     )
@@ -100,7 +100,7 @@ def test_the_next_writer_removes_what_a_killed_one_left(tmp_path):
     (left[1] / "variables").mkdir(parents=True)
     of_others = tmp_path / ".film.partial.mp4"
     of_others.touch()
-    with files.publish(tmp_path / "log.csv") as partial:
+    with files.write_atomically(tmp_path / "log.csv") as partial:
         partial.write_text("whole")
     assert sorted(os.listdir(tmp_path)) == [of_others.name, "log.csv"]
 
@@ -114,7 +114,7 @@ def test_what_another_process_is_writing_stays(tmp_path):
     script = (
         "import sys\n"
         "from tfgan_mnist import files\n"
-        "with files.publish(sys.argv[1]) as partial:\n"
+        "with files.write_atomically(sys.argv[1]) as partial:\n"
         "    partial.write_text('mine')\n"
         "    print(flush=True)\n"
         "    sys.stdin.read()\n"
@@ -122,7 +122,7 @@ def test_what_another_process_is_writing_stays(tmp_path):
     pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE}
     other = subprocess.Popen([sys.executable, "-c", script, tmp_path / "theirs"], **pipes)
     other.stdout.readline()
-    with files.publish(tmp_path / "mine") as partial:
+    with files.write_atomically(tmp_path / "mine") as partial:
         partial.write_text("mine")
     other.communicate()
     assert other.returncode == 0
@@ -138,7 +138,7 @@ def test_writing_needs_no_locks(tmp_path, monkeypatch):
     monkeypatch.setattr(files.fcntl, "flock", no_locks)
     left = tmp_path / ".0a1b2c3d.partial.old.csv"
     left.touch()
-    with files.publish(tmp_path / "log.csv") as partial:
+    with files.write_atomically(tmp_path / "log.csv") as partial:
         partial.write_text("whole")
     assert sorted(os.listdir(tmp_path)) == [left.name, "log.csv"]
 
@@ -168,7 +168,7 @@ def test_an_error_names_the_path_and_not_the_temporary_one(harm, tmp_path, monke
     monkeypatch.setattr(files.Path, "write_text", refuse)
     with (
         pytest.raises(OSError) as raised,  # noqa: PT011 - of any number
-        files.publish(tmp_path / "log.csv") as partial,
+        files.write_atomically(tmp_path / "log.csv") as partial,
     ):
         partial.write_text("")
     assert raised.value.filename == str(tmp_path / "log.csv")

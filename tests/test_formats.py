@@ -142,7 +142,7 @@ def test_of_two_commands_one_gets_a_number(tmp_path, monkeypatch):
     assert export.export_file(passing_through(), tmp_path, "onnx").name == "2.onnx"
     assert (tmp_path / "1.onnx").read_text() == "of another command"
     monkeypatch.setattr(export, "next_number", lambda _: 3)
-    monkeypatch.setattr(export.files, "publish", lambda _: 1 / 0)
+    monkeypatch.setattr(export.files, "write_atomically", lambda _: 1 / 0)
     with pytest.raises(ZeroDivisionError):
         export.export_file(passing_through(), tmp_path, "onnx")
     assert sorted(os.listdir(tmp_path)) == ["1.onnx", "2.onnx"]

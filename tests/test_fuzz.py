@@ -155,7 +155,7 @@ def test_toml(number, tmp_path):
 
 def test_a_file_of_any_length(tmp_path):
     path = tmp_path / "long.toml"
-    path.write_text("seed = 1\n#" + "x" * config.MOST_TOML_BYTES)
+    path.write_text("seed = 1\n#" + "x" * config.MAX_TOML_BYTES)
     with pytest.raises(UserError, match="long.toml: expected at most 16,384 bytes"):
         config.resolve({}, str(path))
     with open(path, "wb") as stream:
@@ -301,7 +301,7 @@ def test_flags(command, number, tmp_path, monkeypatch):
     monkeypatch.setattr(serve.signal, "signal", lambda *_: None)
     source = generate.Source("x", 4, True, 10, lambda latents, _: np.zeros((len(latents), 2, 2, 1)))
     monkeypatch.setattr(generate, "from_run", lambda run: source)
-    monkeypatch.setattr(generate, "MOST_IMAGES", 300)
+    monkeypatch.setattr(generate, "MAX_IMAGES", 300)
     needed = {
         generate: ["--run=x"],
         evaluate: ["--images=nothing"],

@@ -117,7 +117,7 @@ def in_browser(test):
 def server(exports):
     """The address of a server of the exports that ship."""
     serve = pytest.importorskip("tfgan_mnist.serve")
-    settings = serve.Settings(
+    settings = serve.ServerConfig(
         model_base_path=str(exports), port=0, rest_api_port=0, rest_api_enable_cors_support=True
     )
     with serve.start(settings, free_ports=True) as running:

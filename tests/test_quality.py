@@ -30,12 +30,12 @@ def quick(mnist):
     """As few images as there may be, in memory, and less of what takes the time."""
     few_subsets = functools.partial(metrics.kernel_distance, subsets=5)
     few = mnist._replace(
-        train=data.Split(*(part[: 12 * quality.FEWEST] for part in mnist.train)),
-        test=data.Split(*(part[: quality.FEWEST] for part in mnist.test)),
+        train=data.Split(*(part[: 12 * quality.MIN_IMAGES] for part in mnist.train)),
+        test=data.Split(*(part[: quality.MIN_IMAGES] for part in mnist.test)),
     )
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(data, "load", lambda *arguments: few)
-        patch.setattr(scoring, "NUM", scoring.MINIMUM)
+        patch.setattr(scoring, "NUM", scoring.MIN_SAMPLES)
         patch.setattr(scoring, "NEAREST", 100)
         patch.setattr(metrics, "kernel_distance", few_subsets)
         yield
@@ -92,7 +92,7 @@ def test_every_evaluation_is_kept_and_told(run_train, capsys, tmp_path):
         assert 0 < float(row["fid"]) < 1000
         assert 0 <= float(row["jsd_bound"]) <= math.log(2)
         assert float(row["label_accuracy"]) == pytest.approx(0.1, abs=0.1)
-        assert sum(float(row[f"class_{k}"]) for k in range(10)) == quality.FEWEST
+        assert sum(float(row[f"class_{k}"]) for k in range(10)) == quality.MIN_IMAGES
     # Seconds of training are in the log, those of evaluations here.
     assert "fid" not in read(run / runs.LOG)[0]
     output = capsys.readouterr().out
@@ -110,7 +110,7 @@ def test_every_evaluation_is_kept_and_told(run_train, capsys, tmp_path):
     assert again.pop("seconds") >= 0
     assert again == {key: value for key, value in told["samples"].items() if key != "seconds"}
     assert told["samples"]["split"] == "test"
-    assert told["samples"]["generated"] == scoring.MINIMUM
+    assert told["samples"]["generated"] == scoring.MIN_SAMPLES
     assert f"{told['samples']['scores']['fid']:.4g}" in output
     assert (run / runs.REPORT).exists()
     export = run / (run / runs.EXPORTED).read_text()
@@ -202,9 +202,9 @@ def fake_trouble(monkeypatch, epochs):
 
     def find(log, *others):
         troubled = log[-1]["epoch"] in epochs
-        return watch.Finding("trouble", "it was seen", "another day") if troubled else None
+        return watch.Diagnosis("trouble", "it was seen", "another day") if troubled else None
 
-    monkeypatch.setattr(watch, "find", find)
+    monkeypatch.setattr(watch, "diagnose", find)
 
 
 def test_warnings_are_given_once_as_long_as_they_last(run_train, monkeypatch, caplog):
@@ -273,7 +273,7 @@ def test_a_damaged_best_checkpoint_is_not_rolled_back_to(run_train, tmp_path):
 
 @pytest.mark.parametrize("action", ["warn", "stop"])
 def test_a_run_without_hope_is_stopped(action, run_train):
-    seen = "gradient was NaN or infinite in 20 steps in a row; its update was not made.*Stopped"
+    seen = "gradient was NaN or infinite in 20 steps in a row; its update was skipped.*Stopped"
     with pytest.raises(UserError, match=seen if action == "warn" else "non-finite values: .*Stopp"):
         run_train(f"--on_collapse={action}", *HOPELESS, epochs=20)
 
@@ -332,7 +332,7 @@ def test_what_is_done_about_skipped_updates(
     on_collapse, on_nonfinite, float16, skipped, expected, tmp_path, monkeypatch
 ):
     acts, total, steps = [], 0.0, 0
-    watch = quality.CollapseWatch(tmp_path, on_collapse, None, on_nonfinite)
+    watch = quality.TrainingDiagnostics(tmp_path, on_collapse, None, on_nonfinite)
     monkeypatch.setattr(watch, "act", lambda found, action, hopeless: acts.append((steps, action)))
     means = types.SimpleNamespace(total=lambda key: {"skipped": total}[key])
     watch.set_model(types.SimpleNamespace(means=means, scales_losses=float16))

@@ -52,7 +52,7 @@ from tfgan_mnist.serving import (
     versions,
 )
 from tfgan_mnist.serving.errors import RequestError
-from tfgan_mnist.serving.settings import Bounds, Settings
+from tfgan_mnist.serving.settings import Bounds, ServerConfig
 
 ROOT = Path(__file__).parents[1]
 DEPLOY = ROOT / "deploy" / "serving"
@@ -147,7 +147,7 @@ def server(base_path, exports):
         f"config {{ name: '{name}' base_path: '{path}' {more} }}" for name, path, more in entries
     ]
     config.write_text(f"model_config_list {{ {' '.join(listed)} }}")
-    chosen = Settings(
+    chosen = ServerConfig(
         model_config_file=str(config),
         rest_api_enable_cors_support=True,
         rest_api_timeout_in_ms=10_000,
@@ -160,7 +160,7 @@ def server(base_path, exports):
 def start(chosen):
     ports = {"port": 0, "rest_api_port": 0, "file_system_poll_wait_seconds": 0.05}
     given = {name: getattr(chosen, name) for name in vars(chosen)}
-    return serve.start(Settings(**(given | ports)), free_ports=True)
+    return serve.start(ServerConfig(**(given | ports)), free_ports=True)
 
 
 def ask(server, method, path, body=None, **headers):
@@ -622,7 +622,9 @@ def test_a_refusal_comes_after_the_answers_that_are_due(server):
 
 def test_a_request_has_one_answer(base_path):
     post = b"POST %b HTTP/1.1\r\nHost: x\r\nContent-Length: 100\r\n\r\n{}"
-    with start(Settings(model_base_path=str(base_path / "H"), rest_api_timeout_in_ms=300)) as quick:
+    with start(
+        ServerConfig(model_base_path=str(base_path / "H"), rest_api_timeout_in_ms=300)
+    ) as quick:
         for path, status in [(b"/", 404), (b"/v1/models/H:predict", 400)]:
             assert [code for code, _ in everything(quick, post % path)] == [status]
         port = int(quick.rest_url.rpartition(":")[2])
@@ -634,7 +636,7 @@ def test_a_request_has_one_answer(base_path):
 
 def test_the_bodies_of_all_are_bounded(base_path, monkeypatch):
     monkeypatch.setattr(rest, "HELD", 2)
-    chosen = Settings(model_base_path=str(base_path / "H"), rest_api_max_body_bytes=1 << 20)
+    chosen = ServerConfig(model_base_path=str(base_path / "H"), rest_api_max_body_bytes=1 << 20)
     with start(chosen) as small, contextlib.ExitStack() as stack:
         port = int(small.rest_url.rpartition(":")[2])
         waiting = []
@@ -673,7 +675,7 @@ def test_sizes_are_bounded(server):
 
 def test_connections_are_bounded(base_path, monkeypatch):
     monkeypatch.setattr(http, "MAX_CONNECTIONS", 4)
-    with start(Settings(model_base_path=str(base_path / "H"))) as small:
+    with start(ServerConfig(model_base_path=str(base_path / "H"))) as small:
         port = int(small.rest_url.rpartition(":")[2])
         connections = [socket.create_connection(("127.0.0.1", port), 20) for _ in range(8)]
         for connection in connections[4:6]:
@@ -698,7 +700,9 @@ def test_an_answer_that_nobody_fetches_is_given_up(base_path, tmp_path, monkeypa
     )
     monkeypatch.setattr(page, "FOLDER", tmp_path)
     (tmp_path / "large").write_bytes(bytes(16 << 20))  # more than sockets take at a time
-    with start(Settings(model_base_path=str(base_path / "H"), rest_api_timeout_in_ms=500)) as quick:
+    with start(
+        ServerConfig(model_base_path=str(base_path / "H"), rest_api_timeout_in_ms=500)
+    ) as quick:
         port = int(quick.rest_url.rpartition(":")[2])
         with socket.create_connection(("127.0.0.1", port)) as connection:
             connection.sendall(b"GET /large HTTP/1.1\r\nHost: x\r\n\r\n")
@@ -708,7 +712,9 @@ def test_an_answer_that_nobody_fetches_is_given_up(base_path, tmp_path, monkeypa
 
 
 def test_times_are_bounded(base_path, monkeypatch):
-    with start(Settings(model_base_path=str(base_path / "H"), rest_api_timeout_in_ms=300)) as quick:
+    with start(
+        ServerConfig(model_base_path=str(base_path / "H"), rest_api_timeout_in_ms=300)
+    ) as quick:
         for content in (HEAD[:40], HEAD % 100 + BODY):
             answer = exchange(quick, content)
             assert answer.startswith(b"HTTP/1.1 408") and b'{"error":' in answer
@@ -848,7 +854,7 @@ def test_a_new_version_takes_over_and_no_request_is_lost(tmp_path):
     folder.mkdir()
     save_half_plus(folder / "1", 1)
     stop, wrong, seen = threading.Event(), [], []
-    with start(Settings(model_base_path=str(folder))) as server:
+    with start(ServerConfig(model_base_path=str(folder))) as server:
 
         def load():
             while not stop.is_set():
@@ -892,7 +898,7 @@ def test_a_new_version_takes_over_and_no_request_is_lost(tmp_path):
 
 
 def test_a_version_in_use_stays_loaded(base_path):
-    (config,) = settings.models_of(Settings(model_base_path=str(base_path / "H")))
+    (config,) = settings.models_of(ServerConfig(model_base_path=str(base_path / "H")))
     models = versions.Models([config], Bounds())
     models.poll()
     with models.use("H") as version:
@@ -945,7 +951,7 @@ def test_warm_up_requests_are_replayed(tmp_path, base_path, monkeypatch):
     publish_with_warmup(base_path, tmp_path / "M" / "1", *[record] * 1001)
     publish_with_warmup(base_path, tmp_path / "N" / "1")
     (tmp_path / "N" / "1" / protos.WARMUP).write_bytes(b"garbage" * 9)
-    with start(Settings(model_base_path=str(tmp_path))) as server:
+    with start(ServerConfig(model_base_path=str(tmp_path))) as server:
         assert replayed == [("serving_default", [1.0, 2.0])]
         assert states(server, "H") == {1: "AVAILABLE"}
         for model, message in [("W", "input size does not match"), ("G", "not a file of warm-up"),
@@ -953,7 +959,7 @@ def test_warm_up_requests_are_replayed(tmp_path, base_path, monkeypatch):
             _, _, content = ask(server, "GET", f"/v1/models/{model}")
             assert message in content
             assert states(server, model) == {1: "END"}
-    with start(Settings(model_base_path=str(tmp_path), enable_model_warmup=False)) as server:
+    with start(ServerConfig(model_base_path=str(tmp_path), enable_model_warmup=False)) as server:
         assert states(server, "W") == {1: "AVAILABLE"}
 
 
@@ -971,7 +977,7 @@ def test_warm_up_records_are_those_of_the_official_messages():
     assert record == log.SerializeToString(deterministic=True)
 
 
-# Settings
+# ServerConfig
 
 
 def test_which_versions_are_served():
@@ -994,7 +1000,7 @@ def test_version_folders(tmp_path):
 
 def test_models_of_a_base_path(tmp_path, exports):
     def names(**given):
-        return [model.name for model in settings.models_of(Settings(**given))]
+        return [model.name for model in settings.models_of(ServerConfig(**given))]
 
     assert names(model_base_path=str(exports)) == ["cdcgan", "dcgan", "gan"]
     assert names(model_base_path=str(exports / "gan")) == ["gan"]
@@ -1008,25 +1014,25 @@ def test_wrong_settings(tmp_path, exports):
         return str(tmp_path / "config")
 
     def models(content):
-        return lambda: settings.models_of(Settings(model_config_file=text(content)))
+        return lambda: settings.models_of(ServerConfig(model_config_file=text(content)))
 
     def bounds(content):
         return lambda: settings.bounds_of(
-            Settings(model_base_path="x", batching_parameters_file=text(content))
+            ServerConfig(model_base_path="x", batching_parameters_file=text(content))
         )
 
     entry = f"name: 'a' base_path: '{tmp_path}'"
     for call, message in [
-        (Settings, "expected --model_base_path=saved_models or --model_config_file=FILE"),
-        (lambda: Settings(model_base_path="x", model_config_file="y"), "and not both"),
-        (lambda: Settings(model_base_path="x", port=-1), "--port: expected a value >= 0"),
-        (lambda: Settings(model_base_path="x", rest_api_port=65536), "<= 65535; received 65536"),
-        (lambda: Settings(model_base_path="x", file_system_poll_wait_seconds=np.nan), "expected"),
-        (lambda: Settings(model_base_path="x", batching_parameters_file="y", enable_batching=False),
+        (ServerConfig, "expected --model_base_path=saved_models or --model_config_file=FILE"),
+        (lambda: ServerConfig(model_base_path="x", model_config_file="y"), "and not both"),
+        (lambda: ServerConfig(model_base_path="x", port=-1), "--port: expected a value >= 0"),
+        (lambda: ServerConfig(model_base_path="x", rest_api_port=65536), "<= 65535; received 65536"),
+        (lambda: ServerConfig(model_base_path="x", file_system_poll_wait_seconds=np.nan), "expected"),
+        (lambda: ServerConfig(model_base_path="x", batching_parameters_file="y", enable_batching=False),
          "expected --enable_batching"),
-        (lambda: settings.models_of(Settings(model_base_path=str(tmp_path / "no"))),
+        (lambda: settings.models_of(ServerConfig(model_base_path=str(tmp_path / "no"))),
          "expected a folder; there is no"),
-        (lambda: settings.models_of(Settings(model_base_path=str(exports), model_name="a")),
+        (lambda: settings.models_of(ServerConfig(model_base_path=str(exports), model_name="a")),
          "expected a single model"),
         (models("nonsense"), "expected a ModelServerConfig in text format: 1:"),
         (models(""), "with a model"),
@@ -1050,7 +1056,7 @@ def test_configuration_files(exports):
     paths = {entry.name: entry.base_path for entry in deployed.model_config_list.config}
     assert paths == {path.name: f"/models/{path.name}" for path in exports.iterdir()}
     # No package has these two messages; serving/protos.py declares them as their .proto files do.
-    given = Settings(
+    given = ServerConfig(
         model_base_path=str(exports),
         batching_parameters_file=str(DEPLOY / "batching.config"),
         monitoring_config_file=str(DEPLOY / "monitoring.config"),
@@ -1065,7 +1071,7 @@ def test_configuration_files(exports):
 
 def test_metrics_can_be_off(tmp_path):
     (tmp_path / "off").write_text("prometheus_config { enable: false }")
-    given = Settings(model_base_path="x", monitoring_config_file=str(tmp_path / "off"))
+    given = ServerConfig(model_base_path="x", monitoring_config_file=str(tmp_path / "off"))
     assert settings.metrics_path_of(given) is None
 
 
@@ -1102,10 +1108,10 @@ def test_the_command(tmp_path, exports):
             assert lines == ["model: cdcgan\n", "model: dcgan\n", "model: gan\n"]
 
             # The port is taken: the second one says so in a line.
-            chosen = Settings(model_base_path=str(exports), rest_api_port=port, port=0)
+            chosen = ServerConfig(model_base_path=str(exports), rest_api_port=port, port=0)
             with pytest.raises(OSError, match="^--rest_api_port: cannot listen .* in use"):
                 serve.start(chosen)
-            chosen = Settings(model_base_path=str(exports), rest_api_port=0, port=port)
+            chosen = ServerConfig(model_base_path=str(exports), rest_api_port=0, port=port)
             with pytest.raises(OSError, match="^--port: cannot listen on 127.0.0.1"):
                 serve.start(chosen)
 
@@ -1146,12 +1152,12 @@ def test_without_the_extra(monkeypatch, exports):
     for module in ("http", "server"):
         monkeypatch.delitem(sys.modules, f"tfgan_mnist.serving.{module}")
     with pytest.raises(UserError, match=r"needs uvicorn.* pip install 'tfgan-mnist\[serve\]'"):
-        serve.start(Settings(model_base_path=str(exports)))
+        serve.start(ServerConfig(model_base_path=str(exports)))
 
 
 def test_flags():
     flags = ["--model_base_path=x", "--enable_batching=false", "--rest_api_enable_cors_support"]
-    parsed = Settings(**vars(serve.parser().parse_args(flags)))
+    parsed = ServerConfig(**vars(serve.parser().parse_args(flags)))
     assert (parsed.enable_batching, parsed.rest_api_enable_cors_support) == (False, True)
     assert (parsed.host, parsed.rest_api_port, parsed.port) == ("127.0.0.1", 8501, 8500)
 

@@ -19,7 +19,7 @@ import yaml
 from tfgan_mnist import cluster, distribution, train
 from tfgan_mnist.cluster import Cluster
 from tfgan_mnist.config import resolve
-from tfgan_mnist.distribution import Placement
+from tfgan_mnist.distribution import DistributionContext
 from tfgan_mnist.errors import Stopped, UserError, WorkerLost
 
 ROOT = Path(__file__).parents[1]
@@ -404,9 +404,9 @@ def test_replicas_share_every_part_of_every_batch(replicas):
 
 def test_workers_do_not_roll_back():
     settings = resolve({"model": "gan", "on_collapse": "rollback"})
-    train._expect_no_rollback(settings, Placement(None))
+    train._expect_no_rollback(settings, DistributionContext(None))
     with pytest.raises(UserError, match="on_collapse: expected warn or stop"):
-        train._expect_no_rollback(settings, Placement(None, workers=2))
+        train._expect_no_rollback(settings, DistributionContext(None, workers=2))
 
 
 def test_a_batch_that_cannot_be_divided_is_refused():
@@ -414,7 +414,7 @@ def test_a_batch_that_cannot_be_divided_is_refused():
         num_replicas_in_sync = 3
 
     with pytest.raises(UserError, match="multiple of the 3 replicas .* 64. Choose 63 or 66"):
-        distribution.expect_divisible(Placement(Strategy()), 64)
+        distribution.expect_divisible(DistributionContext(Strategy()), 64)
 
 
 # --- Manifests -----------------------------------------------------------------------------------

@@ -184,13 +184,13 @@ def test_signals_save_and_tell_how_to_resume(number, step, flags, tmp_path, monk
     # A shell that starts the tests in the background has them ignore Ctrl-C.
     before = signal.getsignal(signal.SIGINT)
 
-    class Interrupt(quality.CollapseWatch):
+    class Interrupt(quality.TrainingDiagnostics):
         def on_train_batch_end(self, batch, logs=None):
             if self.model.steps_done == step:
                 os.kill(os.getpid(), number)
 
     with monkeypatch.context() as patch:
-        patch.setattr(quality, "CollapseWatch", Interrupt)
+        patch.setattr(quality, "TrainingDiagnostics", Interrupt)
         with pytest.raises(Stopped, match=f"stopped after step {step}.*") as stopped:
             run_train(flags("gan", run_root=tmp_path / "stopped"))
     run = tmp_path / "stopped" / "0001-gan"

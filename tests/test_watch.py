@@ -33,7 +33,7 @@ def evaluation(epoch, fid=5.0, precision=0.7, recall=0.5, counts=None):
 
 
 def find(log, evaluations):
-    return watch.find(log, evaluations, REAL, SPREAD)
+    return watch.diagnose(log, evaluations, REAL, SPREAD)
 
 
 def history(name):
@@ -58,7 +58,7 @@ def test_the_default_recipes_are_healthy(model):
 def test_runs_made_to_fail_are_in_trouble(reason):
     found = list(history(f"failing-{reason}"))
     assert all(found)
-    assert "the discriminator is too strong" in {finding.kind for finding in found}
+    assert "the discriminator is too strong" in {diagnosis.kind for diagnosis in found}
 
 
 def test_a_healthy_run_is_left_alone():
@@ -91,18 +91,18 @@ def test_a_strong_discriminator_is_no_trouble_while_samples_are_good():
 )
 def test_each_trouble_has_its_name(changed, of_samples, kind):
     log = [log_row(1), log_row(2, **changed)]
-    finding = find(log, [evaluation(1), evaluation(2, **of_samples)])
-    assert finding is not None
-    assert kind in finding.kind
-    line = str(finding)
+    diagnosis = find(log, [evaluation(1), evaluation(2, **of_samples)])
+    assert diagnosis is not None
+    assert kind in diagnosis.kind
+    line = str(diagnosis)
     assert "\n" not in line
-    assert finding.advice in line
+    assert diagnosis.advice in line
 
 
 def test_the_missing_classes_are_named():
     counts = [250, 250, 250, 250, 250, 250, 250, 0, 2, 0]
-    finding = find([log_row(1)], [evaluation(1, counts=counts)])
-    assert "classes 7, 8, 9 are missing" in finding.seen
+    diagnosis = find([log_row(1)], [evaluation(1, counts=counts)])
+    assert "classes 7, 8, 9 are missing" in diagnosis.seen
 
 
 def test_classes_that_change_places_are_an_oscillation():

@@ -17,7 +17,7 @@ from tfgan_mnist.models import GAN
 
 GRID_COLUMNS = 10
 GRID_ROWS = 10  # unconditional, or when there are too many classes for a row each
-MOST_CLASS_ROWS = 30
+MAX_CLASS_ROWS = 30
 GRID_SCALE = 2  # a digit of 28 pixels is 56 on the screen
 GIF_MILLISECONDS = 400
 
@@ -56,7 +56,7 @@ def sample_grid(model: GAN) -> np.ndarray:
     if model.num_classes is None:
         latents, labels = model.latents(GRID_ROWS * GRID_COLUMNS), None
     else:
-        few = model.num_classes <= MOST_CLASS_ROWS
+        few = model.num_classes <= MAX_CLASS_ROWS
         rows = model.num_classes if few else GRID_ROWS
         shown = np.linspace(0, model.num_classes - 1, rows).round().astype(np.int32)
         labels = np.repeat(shown, GRID_COLUMNS)
@@ -189,7 +189,7 @@ class CopyFromChief(keras.callbacks.Callback):
     Put it after `RestoreBest`, which is the chief's, and before what all workers take part in.
     """
 
-    def __init__(self, placement: distribution.Placement):
+    def __init__(self, placement: distribution.DistributionContext):
         super().__init__()
         self.placement = placement
 

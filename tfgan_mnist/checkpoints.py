@@ -36,7 +36,7 @@ def save(run: Path, model: GAN) -> Path:
         # It could not be read, or training would have gone on from it.
         files.remove(path)
     try:
-        with files.publish(path) as partial:
+        with files.write_atomically(path) as partial:
             partial.mkdir()
             _checkpoint(model).write(str(partial / "state"))
             (partial / VERSIONS).write_text(json.dumps(_versions()) + "\n")

@@ -305,7 +305,7 @@ def save(classifier: Classifier, folder: str | os.PathLike) -> None:
     Raises:
       OSError: the folder exists, or cannot be written.
     """
-    with files.publish(folder) as partial:
+    with files.write_atomically(folder) as partial:
         partial.mkdir()
         np.savez(partial / WEIGHTS, *classifier.network.get_weights())
         classifier.about["sha256"] = hashlib.sha256((partial / WEIGHTS).read_bytes()).hexdigest()

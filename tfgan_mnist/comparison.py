@@ -24,17 +24,17 @@ class Judged(NamedTuple):
 
     name: str
     settings: Config
-    told: dict[str, Any]  # "samples" of its metrics.json
+    results: dict[str, Any]  # "samples" of its metrics.json
     log: list[runs.Row]
     evaluations: list[runs.Row]
 
 
-def is_complete(told: Any) -> TypeGuard[dict[str, Any]]:
+def is_complete(results: Any) -> TypeGuard[dict[str, Any]]:
     """Whether it is what stands under "samples" in a metrics.json, and not something else."""
-    if not isinstance(told, dict) or not {*PROTOCOL, "pixel_range"} <= told.keys():
+    if not isinstance(results, dict) or not {*PROTOCOL, "pixel_range"} <= results.keys():
         return False
-    parts = [told.get("scores"), told.get("floor")]
-    if not all(type(told[key]) is int for key in ("generated", "real")):
+    parts = [results.get("scores"), results.get("floor")]
+    if not all(type(results[key]) is int for key in ("generated", "real")):
         return False
     return all(
         isinstance(part, dict) and all(type(v) in (int, float, type(None)) for v in part.values())
@@ -42,10 +42,10 @@ def is_complete(told: Any) -> TypeGuard[dict[str, Any]]:
     )
 
 
-def read(run: Path, told: dict[str, Any]) -> Judged:
+def read(run: Path, results: dict[str, Any]) -> Judged:
     """A run's folder, and what stands under "samples" in its metrics.json."""
     settings, _ = runs.read(run)
-    return Judged(run.resolve().name, settings, told, *runs.read_history(run))
+    return Judged(run.resolve().name, settings, results, *runs.read_history(run))
 
 
 def group(judged: list[Judged]) -> dict[str, list[Judged]]:
@@ -56,8 +56,8 @@ def group(judged: list[Judged]) -> dict[str, list[Judged]]:
         would make the error look smaller than it is.
     """
     for key in PROTOCOL:
-        if len({str(run.told[key]) for run in judged}) > 1:
-            received = ", ".join(f"{run.name}: {run.told[key]}" for run in judged)
+        if len({str(run.results[key]) for run in judged}) > 1:
+            received = ", ".join(f"{run.name}: {run.results[key]}" for run in judged)
             raise UserError(f"{key}: expected runs that were judged alike; received {received}")
     settings = [_compared(run.settings) for run in judged]
     differing = [key for key in settings[0] if len({str(each[key]) for each in settings}) > 1]
@@ -80,16 +80,18 @@ def group(judged: list[Judged]) -> dict[str, list[Judged]]:
 
 def describe(groups: dict[str, list[Judged]]) -> str:
     """The table in Markdown: a row for each metric, a column for each group."""
-    first = next(iter(groups.values()))[0].told
-    floors: dict[str, float | None] = {}  # label accuracy is told of conditional models only
+    first = next(iter(groups.values()))[0].results
+    floors: dict[str, float | None] = {}  # label accuracy is results of conditional models only
     for run in (run for members in groups.values() for run in members):
-        floors |= run.told["floor"]
+        floors |= run.results["floor"]
     head = ["metric", *groups, "floor", "better"]
     seeds = [", ".join(str(run.settings.seed) for run in runs) for runs in groups.values()]
     rows = [["seeds", *seeds, "", ""]]
     for key, name, better in report.TABLE:
         if key in floors:
-            cells = [_cell([r.told["scores"].get(key) for r in runs]) for runs in groups.values()]
+            cells = [
+                _cell([r.results["scores"].get(key) for r in runs]) for runs in groups.values()
+            ]
             rows.append([name, *cells, _cell([floors[key]]), better])
     for name, seconds in (("training, s", _training), ("evaluations, s", _evaluating)):
         cells = [_cell([seconds(run) for run in runs]) for runs in groups.values()]
@@ -133,9 +135,9 @@ def write(groups: dict[str, list[Judged]], folder: Path) -> None:
     axes.set(xlabel="seconds of training", ylabel="FID against held-out images", yscale="log")
     axes.grid(alpha=0.3, which="both")
     axes.legend()
-    with files.publish(folder / PICTURE) as partial:
+    with files.write_atomically(folder / PICTURE) as partial:
         figure.savefig(partial, dpi=100)
-    with files.publish(folder / TABLE) as partial:
+    with files.write_atomically(folder / TABLE) as partial:
         partial.write_text(describe(groups))
 
 

@@ -19,10 +19,10 @@ from tfgan_mnist.errors import UserError
 LOSSES = ("minimax", "non_saturating", "least_squares", "hinge", "wasserstein", "relativistic")
 SMOOTHABLE = ("minimax", "non_saturating", "least_squares")  # have a target for real images
 CONVOLUTIONAL = ("dcgan", "cdcgan")
-MOST_INTEGER = 2**31 - 1
-MOST_FLOAT = 3e38  # float32 has no larger ones
+MAX_INTEGER = 2**31 - 1
+MAX_FLOAT = 3e38  # float32 has no larger ones
 # Of a dotted key of this length the parser keeps 0.3 GB; of one of a megabyte, a thousand.
-MOST_TOML_BYTES = 1 << 14
+MAX_TOML_BYTES = 1 << 14
 
 _shortened = reprlib.Repr()  # others' values may be of any length and depth
 _shortened.maxstring = _shortened.maxother = 80
@@ -313,7 +313,7 @@ def from_saved(values: dict[str, Any]) -> Config:
 
 def _read_toml(path: str) -> dict[str, Any]:
     try:
-        values = tomllib.loads(files.read_text(path, MOST_TOML_BYTES).replace("\r\n", "\n"))
+        values = tomllib.loads(files.read_text(path, MAX_TOML_BYTES).replace("\r\n", "\n"))
     except OSError as error:
         raise UserError(f"--config: cannot read {path}: {error.strerror}") from error
     except (ValueError, RecursionError) as error:  # TOML, or integers of 5,000 digits
@@ -327,7 +327,7 @@ def _typed(key: str, value, source: str = "configuration"):
         name = _shortened.repr(key)
         raise UserError(f"{source}: unknown key {name}; known: {', '.join(FIELDS)}")
     expected = TYPES[key]
-    if expected is float and type(value) is int and abs(value) < MOST_FLOAT:
+    if expected is float and type(value) is int and abs(value) < MAX_FLOAT:
         return float(value)
     if expected == tuple[int, ...] and isinstance(value, (list, tuple)):
         return tuple(value)
@@ -362,7 +362,7 @@ def _check(field: dataclasses.Field, value) -> None:
             raise UserError(f"{name}: expected a finite value >= {low}; {received}")
         if high is not None and not item < high:
             raise UserError(f"{name}: expected < {high}; {received}")
-        if low is not None and item > (most := MOST_INTEGER if type(item) is int else MOST_FLOAT):
+        if low is not None and item > (most := MAX_INTEGER if type(item) is int else MAX_FLOAT):
             raise UserError(f"{name}: expected at most {most:g}; {received}")
 
 

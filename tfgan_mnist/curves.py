@@ -8,7 +8,7 @@ import numpy as np
 from tfgan_mnist import files
 from tfgan_mnist.runs import Row
 
-MOST_CLASSES_DRAWN = 30
+MAX_CLASSES_DRAWN = 30
 
 
 def draw(log: list[Row], evaluations: list[Row], path: Path) -> None:
@@ -62,7 +62,7 @@ def draw(log: list[Row], evaluations: list[Row], path: Path) -> None:
         _draw_classes(panels[2, 1], evaluations)
     for panel in panels[-1]:
         panel.set_xlabel("epoch")
-    with files.publish(path) as partial:
+    with files.write_atomically(path) as partial:
         figure.savefig(partial, dpi=100)
 
 
@@ -70,7 +70,7 @@ def _draw_classes(panel, evaluations: list[Row]) -> None:
     """The classes' shares, stacked: a band for each."""
     keys = [key for key in evaluations[-1] if key.startswith("class_")]
     counts = np.array([[row[key] for key in keys] for row in evaluations], float)  # (E, K)
-    if len(keys) > MOST_CLASSES_DRAWN:
+    if len(keys) > MAX_CLASSES_DRAWN:
         panel.plot([row["epoch"] for row in evaluations], (counts > 0).sum(axis=1), marker=".")
         panel.set_title("classes covered")
         return

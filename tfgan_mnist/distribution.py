@@ -37,7 +37,7 @@ PEER_MESSAGE = re.compile(
 )
 
 
-class Placement(NamedTuple):
+class DistributionContext(NamedTuple):
     """A strategy and this process's place in it."""
 
     strategy: tf.distribute.Strategy
@@ -60,7 +60,7 @@ class Placement(NamedTuple):
         return f", {self.replicas} replicas{workers}" if self.replicas > 1 else ""
 
 
-def start(kind: str, wait_seconds: float) -> Placement:
+def start(kind: str, wait_seconds: float) -> DistributionContext:
     """The strategy called `kind`; in a cluster it waits until all workers are there.
 
     To be called before TensorFlow's first operation.
@@ -85,11 +85,13 @@ def start(kind: str, wait_seconds: float) -> Placement:
         )
     if kind == "mirrored" or (kind == "auto" and len(gpus) > 1):
         devices = tf.config.list_logical_devices("GPU") or tf.config.list_logical_devices("CPU")
-        return Placement(tf.distribute.MirroredStrategy([device.name for device in devices]))
-    return Placement(tf.distribute.get_strategy())
+        return DistributionContext(
+            tf.distribute.MirroredStrategy([device.name for device in devices])
+        )
+    return DistributionContext(tf.distribute.get_strategy())
 
 
-def _join(described: Cluster, wait_seconds: float) -> Placement:
+def _join(described: Cluster, wait_seconds: float) -> DistributionContext:
     """Connects with the other workers."""
     lines = cluster.meet(described, wait_seconds)
     resolver = tf.distribute.cluster_resolver.SimpleClusterResolver(
@@ -104,7 +106,7 @@ def _join(described: Cluster, wait_seconds: float) -> Placement:
     signal.setitimer(signal.ITIMER_REAL, wait_seconds)
     with _peers(lines):
         strategy = tf.distribute.MultiWorkerMirroredStrategy(cluster_resolver=resolver)
-        placement = Placement(strategy, len(described.addresses), described.worker, lines)
+        placement = DistributionContext(strategy, len(described.addresses), described.worker, lines)
         summed(placement, np.zeros(1))
     signal.setitimer(signal.ITIMER_REAL, 0)
     # TensorFlow's coordination has taken it for its own ends, and does nothing.
@@ -113,7 +115,7 @@ def _join(described: Cluster, wait_seconds: float) -> Placement:
 
 
 @contextlib.contextmanager
-def together(placement: Placement) -> Iterator[None]:
+def together(placement: DistributionContext) -> Iterator[None]:
     """What the workers do together: the block is left when all have reached its end.
 
     When one is lost the others cannot go on: they end with `WorkerLost`'s status, and the whole job
@@ -190,13 +192,13 @@ def without_trace() -> Iterator[str]:
         yield scratch
 
 
-def summed(placement: Placement, numbers: np.ndarray) -> np.ndarray:
+def summed(placement: DistributionContext, numbers: np.ndarray) -> np.ndarray:
     """The sum of an int64 array over the workers, the same on each; all of them have to call it."""
     return _summing(placement)(tf.constant(numbers, tf.int64)).numpy()
 
 
 @functools.cache
-def _summing(placement: Placement) -> Callable:
+def _summing(placement: DistributionContext) -> Callable:
     strategy = placement.strategy
     own_replicas = placement.replicas // placement.workers
 
@@ -215,14 +217,14 @@ def _summing(placement: Placement) -> Callable:
     return total
 
 
-def chief_says(placement: Placement, value: bool) -> bool:
+def chief_says(placement: DistributionContext, value: bool) -> bool:
     """The chief's `value`, on every worker."""
     if placement.workers == 1:
         return value
     return bool(summed(placement, np.array([value and placement.is_chief]))[0])
 
 
-def copy_from_chief(placement: Placement, state: Mapping[str, Sequence]) -> None:
+def copy_from_chief(placement: DistributionContext, state: Mapping[str, Sequence]) -> None:
     """Gives the chief's values of variables, by owner, to those of all workers."""
     if placement.workers == 1:
         return
@@ -239,7 +241,7 @@ def copy_from_chief(placement: Placement, state: Mapping[str, Sequence]) -> None
         first += value.nbytes
 
 
-def expect_same_state(placement: Placement, state: Mapping[str, Sequence]) -> None:
+def expect_same_state(placement: DistributionContext, state: Mapping[str, Sequence]) -> None:
     """Checks that all workers hold the same bits in these variables.
 
     Raises:
@@ -253,7 +255,7 @@ def expect_same_state(placement: Placement, state: Mapping[str, Sequence]) -> No
         raise RuntimeError(str(error)) from error
 
 
-def expect_same(placement: Placement, what: str, value: str) -> None:
+def expect_same(placement: DistributionContext, what: str, value: str) -> None:
     """Raises UserError on all workers when `value` is not the chief's on each of them.
 
     Args:
@@ -273,7 +275,7 @@ def expect_same(placement: Placement, what: str, value: str) -> None:
         )
 
 
-def expect_divisible(placement: Placement, batch_size: int) -> None:
+def expect_divisible(placement: DistributionContext, batch_size: int) -> None:
     """Raises UserError when a batch cannot be divided equally among the replicas.
 
     Unequal parts would have their images weighted unequally in the mean over the batch.
@@ -289,7 +291,7 @@ def expect_divisible(placement: Placement, batch_size: int) -> None:
 
 
 def share(
-    placement: Placement, batches: Callable[..., tf.data.Dataset]
+    placement: DistributionContext, batches: Callable[..., tf.data.Dataset]
 ) -> tf.data.Dataset | tf.distribute.DistributedDataset:
     """What `fit` is to be given: this worker's share of every batch.
 

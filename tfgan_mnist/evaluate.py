@@ -77,8 +77,8 @@ def of_saved_model(
     make = functools.partial(_generated, source, num, seed)
     card = export.read_card(folder)
     height, width, channels = card["image_shape"]
-    told = card.get("config")
-    dataset = dataset or (told.get("dataset", "") if isinstance(told, dict) else "")
+    results = card.get("config")
+    dataset = dataset or (results.get("dataset", "") if isinstance(results, dict) else "")
     if not dataset or not isinstance(dataset, str):
         raise UserError(
             f"{folder / export.CARD}: expected the name of a data set as config.dataset; received "
@@ -111,7 +111,7 @@ def of_images(
 
 
 def _generated(source: generate.Source, num: int, seed: int):
-    plan = generate.independent(source, num, None, seed, generate.MOST_IMAGES)
+    plan = generate.independent(source, num, None, seed, generate.MAX_IMAGES)
     return generate.draw(source, plan), plan.labels
 
 
@@ -175,11 +175,11 @@ def evaluate(
         data_dir=samples.data_dir,
         with_gan_train=gan_train,
     )
-    print(report.describe(found.told))
+    print(report.describe(found.results))
     if output:
         scoring.write(found, output)
         print(f"Wrote {output / runs.METRICS} and {output / runs.REPORT}")
-    return found.told
+    return found.results
 
 
 def compare(paths: list[Path], judge: Callable[[Path], dict], output: Path | None) -> None:
@@ -208,8 +208,10 @@ def main(arguments) -> None:
     num, seed, gan_train = arguments.num, arguments.seed, arguments.gan_train
     if seed < 0:
         raise UserError(f"--seed: expected 0 or more; received {seed}")
-    if num is not None and num < scoring.MINIMUM:
-        raise UserError(f"--num: expected at least {scoring.MINIMUM:,} samples; received {num:,}")
+    if num is not None and num < scoring.MIN_SAMPLES:
+        raise UserError(
+            f"--num: expected at least {scoring.MIN_SAMPLES:,} samples; received {num:,}"
+        )
     place = (arguments.dataset, arguments.data_dir)
     output = Path(arguments.output) if arguments.output else None
 
@@ -218,7 +220,7 @@ def main(arguments) -> None:
 
     def known_or_judged(run: Path) -> dict[str, Any]:
         kept = runs.read_metrics(run).get("samples")
-        told: dict[str, Any] = kept if comparison.is_complete(kept) else {}
+        results: dict[str, Any] = kept if comparison.is_complete(kept) else {}
         config, _ = runs.read(run)
         as_asked = {
             "source": runs.name_of(run, runs.best_step(run) or 0),
@@ -226,10 +228,10 @@ def main(arguments) -> None:
             "generated": num or scoring.NUM,
             "seed": seed,
         }
-        known = all(told.get(key) == value for key, value in as_asked.items())
-        if known and gan_train and "label_accuracy" in told["scores"]:
-            known = "gan_train_accuracy" in told["scores"]
-        return told if known else judge_run(run, run)
+        known = all(results.get(key) == value for key, value in as_asked.items())
+        if known and gan_train and "label_accuracy" in results["scores"]:
+            known = "gan_train_accuracy" in results["scores"]
+        return results if known else judge_run(run, run)
 
     if arguments.run and len(arguments.run) > 1:
         compare([Path(run) for run in arguments.run], known_or_judged, output)

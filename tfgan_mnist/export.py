@@ -88,7 +88,7 @@ def export(
     while True:
         path = Path(base_path) / str(number)
         try:
-            with files.publish(path) as partial:
+            with files.write_atomically(path) as partial:
                 _write(model, partial, card)
                 if next_number(base_path) > number:
                     raise FileExistsError(errno.EEXIST, "another command took the number", path)
@@ -211,7 +211,7 @@ def _file_content(format_name: str, generate: Callable, card: dict[str, Any]) ->
 
 
 def _publish_file(path: Path, content: bytes) -> Path:
-    with files.publish(path) as partial:
+    with files.write_atomically(path) as partial:
         partial.write_bytes(content)
     return path
 

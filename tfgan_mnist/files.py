@@ -15,7 +15,7 @@ from tfgan_mnist.errors import UserError
 
 # Of a file that is read into memory as a whole: thousands of times what is ever written, and little
 # enough not to exhaust the memory when it is taken apart.
-MOST_BYTES = 16 << 20
+MAX_BYTES = 16 << 20
 
 PARTIAL = re.compile(r"\.[0-9a-f]{8}\.partial\.")  # how names of temporary siblings begin
 
@@ -25,7 +25,7 @@ def data_folder(data_dir: str | os.PathLike | None = None) -> Path:
     return Path(data_dir or os.environ.get("TFDS_DATA_DIR") or "~/tensorflow_datasets").expanduser()
 
 
-def read_text(path: str | os.PathLike, most_bytes: int = MOST_BYTES) -> str:
+def read_text(path: str | os.PathLike, most_bytes: int = MAX_BYTES) -> str:
     """The text in a file.
 
     Raises:
@@ -58,7 +58,7 @@ def read_json(path: str | os.PathLike) -> dict[str, Any]:
 
 
 @contextlib.contextmanager
-def publish(path: str | os.PathLike) -> Iterator[Path]:
+def write_atomically(path: str | os.PathLike) -> Iterator[Path]:
     """Write beside, then rename: yields a temporary sibling of `path` to write a file or folder to.
 
     When the block ends normally, the sibling is synced to disk and renamed to `path`; a reader

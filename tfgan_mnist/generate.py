@@ -33,9 +33,9 @@ from tfgan_mnist.serving import operations
 
 NUM = 100
 BATCH = 500  # images per call of the generator
-MOST_IMAGES = 100_000  # they are held in memory: 78 MB at 28x28x1, 1.2 GB at 64x64x3
-MOST_IN_PICTURE = 10_000
-MOST_COLUMNS = 50  # labels side by side; more are laid out near to a square
+MAX_IMAGES = 100_000  # they are held in memory: 78 MB at 28x28x1, 1.2 GB at 64x64x3
+MAX_IN_PICTURE = 10_000
+MAX_COLUMNS = 50  # labels side by side; more are laid out near to a square
 SCALE = 2  # in pictures a digit of 28 pixels is 56 on the screen
 GIF_MILLISECONDS = 80
 
@@ -146,7 +146,7 @@ def independent(
     square = math.ceil(math.sqrt(num))
     if classes is None:
         return Plan(points, None, square)
-    columns = min(len(classes), num) if len(classes) <= MOST_COLUMNS else square
+    columns = min(len(classes), num) if len(classes) <= MAX_COLUMNS else square
     return Plan(points, np.resize(classes, num), columns)  # resize repeats, or cuts
 
 
@@ -212,7 +212,7 @@ def write_animation(path: Path, pixels: np.ndarray, plan: Plan) -> None:
     """A GIF with a frame for each step of an interpolation, there and back."""
     rows = len(pixels) // plan.columns
     by_step = pixels.reshape(rows, plan.columns, *pixels.shape[1:]).swapaxes(0, 1)
-    columns = rows if rows <= MOST_COLUMNS else None
+    columns = rows if rows <= MAX_COLUMNS else None
     there = [images.enlarge(images.grid(frame, columns), SCALE) for frame in by_step]
     # The ends are shown once, so that the loop does not stop at them.
     images.write_gif(path, there + there[-2:0:-1], GIF_MILLISECONDS, GIF_MILLISECONDS)
@@ -223,13 +223,13 @@ def write_arrays(path: Path, pixels: np.ndarray, plan: Plan) -> None:
     arrays: dict[str, Any] = {"images": pixels}
     if plan.labels is not None:
         arrays["labels"] = plan.labels
-    with files.publish(path) as partial:
+    with files.write_atomically(path) as partial:
         np.savez_compressed(partial, **arrays)
 
 
 def write_folder(path: Path, pixels: np.ndarray, plan: Plan) -> None:
     """A PNG for each image, named so that they sort in order."""
-    with files.publish(path) as partial:
+    with files.write_atomically(path) as partial:
         partial.mkdir()
         for i, image in enumerate(pixels):
             label = "" if plan.labels is None else f"_{plan.labels[i]}"
@@ -254,16 +254,16 @@ def choose_output(name: str, interpolating: bool) -> Output:
     if name.endswith("/") or path.is_dir():
         if path.exists() and any(path.iterdir()):
             raise UserError(f"--output: expected a new or an empty folder; {name} has files in it")
-        return Output(path, write_folder, MOST_IMAGES)
+        return Output(path, write_folder, MAX_IMAGES)
     kind = path.suffix.lower()
     if kind == ".gif" and not interpolating:
         raise UserError("--output: expected --interpolate=STEPS with a .gif, which shows the steps")
     if kind == ".gif":
-        return Output(path, write_animation, MOST_IN_PICTURE)
+        return Output(path, write_animation, MAX_IN_PICTURE)
     if kind == ".png":
-        return Output(path, write_picture, MOST_IN_PICTURE)
+        return Output(path, write_picture, MAX_IN_PICTURE)
     if kind == ".npz":
-        return Output(path, write_arrays, MOST_IMAGES)
+        return Output(path, write_arrays, MAX_IMAGES)
     raise UserError(
         f"--output: expected FILE.png, FILE.gif, FILE.npz or FOLDER/; received {name!r}"
     )

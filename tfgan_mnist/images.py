@@ -78,7 +78,7 @@ def png_bytes(image: np.ndarray) -> bytes:
 
 def write_png(path: str | os.PathLike, image: np.ndarray) -> None:
     """Writes one image, uint8 (H, W, C); the file appears complete or not at all."""
-    with files.publish(path) as partial:
+    with files.write_atomically(path) as partial:
         partial.write_bytes(png_bytes(image))
 
 
@@ -101,7 +101,7 @@ def write_gif(
     if len({frame.shape for frame in frames}) > 1:
         raise ValueError(f"Frames must share one shape. Received: {[f.shape for f in frames]}")
     first, *rest = [_gif_frame(frame) for frame in frames]
-    with files.publish(path) as partial:
+    with files.write_atomically(path) as partial:
         first.save(
             partial,
             format="GIF",

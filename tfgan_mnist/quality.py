@@ -18,17 +18,17 @@ from tfgan_mnist.models.gan import SAMPLE_BATCH
 
 NUM = 5000  # images on either side; of MNIST's 60,000 training images so many are held out
 SEED = 1  # of the latents; the report on the test images draws others
-FEWEST = scoring.MINIMUM
-MOST_ROLLBACKS = 3  # of one command; what fails a fourth time will not heal
+MIN_IMAGES = scoring.MIN_SAMPLES
+MAX_ROLLBACKS = 3  # of one command; what fails a fourth time will not heal
 # Steps in a row with an update that is not made. A float16 loss scale that begins at 2^15 is halved
 # 15 times until it is 1: after that it is not the scale.
-MOST_SKIPPED = 20
+MAX_SKIPPED = 20
 
 
 def num_held_out(num_images: int) -> int:
     """How many of the training images evaluations are made against; 0 when there are too few."""
     num = min(NUM, num_images // 12)
-    return num if num >= FEWEST else 0
+    return num if num >= MIN_IMAGES else 0
 
 
 class Evaluation(keras.callbacks.Callback):
@@ -42,7 +42,7 @@ class Evaluation(keras.callbacks.Callback):
     Args:
       run: the run's folder.
       judge: the classifier of the data set.
-      held_out: images that training never sees; N >= FEWEST.
+      held_out: images that training never sees; N >= MIN_IMAGES.
       every: epochs from one evaluation to the next.
       last_epoch: has one in any case.
     """
@@ -63,7 +63,7 @@ class Evaluation(keras.callbacks.Callback):
         self.held_out = held_out
         self.every = every
         self.last_epoch = last_epoch
-        self.reference: scoring.Reference = scoring.look(judge, held_out.images)
+        self.reference: scoring.Reference = scoring.compute_reference(judge, held_out.images)
         self.rows = runs.read_rows(self.path)
 
     def on_epoch_end(self, epoch, logs=None):
@@ -94,9 +94,9 @@ class Evaluation(keras.callbacks.Callback):
         if labels is not None:
             row["label_accuracy"] = metrics.label_accuracy(logits, labels)
         # Of fewer images, as the discriminator is the larger half of a step's cost.
-        real = data.Split(*(part[:FEWEST] for part in self.held_out))
-        few = labels if labels is None else labels[:FEWEST]
-        row["jsd_bound"] = jensen_shannon_bound(self.model, real, samples[:FEWEST], few)
+        real = data.Split(*(part[:MIN_IMAGES] for part in self.held_out))
+        few = labels if labels is None else labels[:MIN_IMAGES]
+        row["jsd_bound"] = jensen_shannon_bound(self.model, real, samples[:MIN_IMAGES], few)
         row["seconds"] = time.perf_counter() - start
         counts = metrics.class_histogram(logits.argmax(axis=1), logits.shape[1])
         return row | {f"class_{k}": int(count) for k, count in enumerate(counts)}
@@ -128,7 +128,7 @@ def _known(model: GAN, labels: np.ndarray) -> np.ndarray | None:
     return None if model.num_classes is None else labels
 
 
-class CollapseWatch(keras.callbacks.Callback):
+class TrainingDiagnostics(keras.callbacks.Callback):
     """Tells in one line when training goes wrong, and does what was asked for then.
 
     Put it after `Log` and `Evaluation`, whose rows it reads, and before `Checkpoint`.
@@ -136,11 +136,11 @@ class CollapseWatch(keras.callbacks.Callback):
     Args:
       run: the run's folder.
       action: "warn" says what is seen, once as long as it lasts; "stop" ends training; "rollback"
-        goes back to the best evaluation but this one, at most `MOST_ROLLBACKS` times.
+        goes back to the best evaluation but this one, at most `MAX_ROLLBACKS` times.
       evaluation: which knows the real images; None: only the log is watched.
       on_nonfinite: what to do about updates that the step leaves out, since their gradients are not
         finite. "rollback" and "stop" act at the first one, which under float16's loss scales is the
-        `MOST_SKIPPED`th in a row. "skip" goes on, until after so many in a row nothing can come of
+        `MAX_SKIPPED`th in a row. "skip" goes on, until after so many in a row nothing can come of
         it; then it is for `action` to say, and "warn" stops as well.
     """
 
@@ -163,7 +163,7 @@ class CollapseWatch(keras.callbacks.Callback):
             real = evaluation.reference
             self.histogram = real.histogram
             self.spread = float(metrics.statistics(real.manifold.features).covariance.trace())
-        self.told: str | None = None
+        self.warned: str | None = None
         self.rollbacks = 0
 
     def on_epoch_begin(self, epoch, logs=None):
@@ -181,28 +181,28 @@ class CollapseWatch(keras.callbacks.Callback):
         if not self.in_a_row:
             return
         waits = self.on_nonfinite == "skip" or self.model.scales_losses
-        if self.in_a_row >= (MOST_SKIPPED if waits else 1):
-            finding = watch.skipped(self.in_a_row)
+        if self.in_a_row >= (MAX_SKIPPED if waits else 1):
+            diagnosis = watch.skipped(self.in_a_row)
             self.in_a_row = 0
             action = self.action if self.on_nonfinite == "skip" else self.on_nonfinite
-            self.act(finding, action, hopeless=True)
+            self.act(diagnosis, action, hopeless=True)
 
     def on_epoch_end(self, epoch, logs=None):
         log, evaluations = runs.read_history(self.run)
-        finding = watch.find(log, evaluations, self.histogram, self.spread)
+        diagnosis = watch.diagnose(log, evaluations, self.histogram, self.spread)
         evaluated = bool(evaluations) and evaluations[-1]["epoch"] == epoch + 1
-        if finding:
+        if diagnosis:
             if evaluated and self.evaluation is not None and self.action == "rollback":
                 self.evaluation.forget(epoch + 1)
-            self.act(finding, self.action)
+            self.act(diagnosis, self.action)
         elif evaluated or not evaluations:
-            self.told = None
+            self.warned = None
 
-    def act(self, finding: watch.Finding, action: str, hopeless: bool = False) -> None:
-        """Does with a finding what was asked for.
+    def act(self, diagnosis: watch.Diagnosis, action: str, hopeless: bool = False) -> None:
+        """Does with a diagnosis what was asked for.
 
         Args:
-          finding: the trouble.
+          diagnosis: the trouble.
           action: "warn", "stop" or "rollback".
           hopeless: "warn" stops too, and the state is not saved: the last checkpoint is a better
             one to go on from.
@@ -211,8 +211,8 @@ class CollapseWatch(keras.callbacks.Callback):
           UserError: training is to end.
         """
         step = self.model.steps_done
-        message = f"Trouble at step {step:,}: {finding}"
-        if action == "rollback" and self.rollbacks < MOST_ROLLBACKS:
+        message = f"Trouble at step {step:,}: {diagnosis}"
+        if action == "rollback" and self.rollbacks < MAX_ROLLBACKS:
             try:
                 back_to = checkpoints.roll_back(self.run, self.model)
             except UserError as error:
@@ -225,8 +225,8 @@ class CollapseWatch(keras.callbacks.Callback):
             if not hopeless:
                 checkpoints.save(self.run, self.model)
             raise UserError(f"{message} Stopped.")
-        elif self.told != finding.kind:
-            self.told = finding.kind
+        elif self.warned != diagnosis.kind:
+            self.warned = diagnosis.kind
             logging.warning("%s", message)
 
 
@@ -257,7 +257,7 @@ class TestReport(keras.callbacks.Callback):
         self.data_set = data_set
         self.judge = judge
         self.data_dir = data_dir
-        self.told: dict[str, Any] | None = None
+        self.results: dict[str, Any] | None = None
 
     def on_train_end(self, logs=None):
         test = self.data_set.test
@@ -278,4 +278,4 @@ class TestReport(keras.callbacks.Callback):
                 data_dir=self.data_dir,
             )
             scoring.write(found, self.run)
-            self.told = found.told
+            self.results = found.results

@@ -7,7 +7,7 @@ import numpy as np
 
 from tfgan_mnist import files, images, metrics
 
-MOST_CLASSES_SHOWN = 20  # side by side on the screen
+MAX_CLASSES_SHOWN = 20  # side by side on the screen
 
 # Key in metrics.json, name in the table, and what is good.
 TABLE = (
@@ -28,23 +28,23 @@ TABLE = (
 )
 
 
-def describe(told: dict[str, Any]) -> str:
+def describe(results: dict[str, Any]) -> str:
     """The table, for the screen."""
     lines = [
-        f"{told['source']}: {told['generated']:,} samples against {told['real']:,} {told['split']} "
-        f"images of {told['dataset']}, seed {told['seed']}, {told['seconds']} s",
-        f"{told['pixel_range']}; classifier {told['classifier']}; nearest training images of "
-        f"{told['nearest_of']:,} samples, L2 over pixels in [0, 1]",
+        f"{results['source']}: {results['generated']:,} samples against {results['real']:,} "
+        f"{results['split']} images of {results['dataset']}, seed {results['seed']}, {results['seconds']} s",
+        f"{results['pixel_range']}; classifier {results['classifier']}; nearest training images of "
+        f"{results['nearest_of']:,} samples, L2 over pixels in [0, 1]",
         "",
         f"{'metric':32}{'samples':>12}{'floor':>12}  better",
     ]
     for key, name, better in TABLE:
-        if key in told["scores"]:
-            figures = (told["scores"][key], told["floor"][key])
+        if key in results["scores"]:
+            figures = (results["scores"][key], results["floor"][key])
             cells = (f"{'inf' if value is None else f'{value:.4g}':>12}" for value in figures)
             lines.append(f"{name:32}{''.join(cells)}  {better}")
-    histograms = {"samples": told["class_histogram"], "real": told["real_class_histogram"]}
-    if len(histograms["real"]) <= MOST_CLASSES_SHOWN:
+    histograms = {"samples": results["class_histogram"], "real": results["real_class_histogram"]}
+    if len(histograms["real"]) <= MAX_CLASSES_SHOWN:
         lines += ["", "class     " + "".join(f"{k:7}" for k in range(len(histograms["real"])))]
         for name, counts in histograms.items():
             shares = "".join(f"{count / sum(counts):7.1%}" for count in counts)
@@ -54,7 +54,7 @@ def describe(told: dict[str, Any]) -> str:
 
 def draw(
     path: Path,
-    told: dict[str, Any],
+    results: dict[str, Any],
     pixels: np.ndarray,
     logits: np.ndarray,
     features: np.ndarray,
@@ -67,7 +67,7 @@ def draw(
 
     Args:
       path: the file.
-      told: what stands in metrics.json.
+      results: what stands in metrics.json.
       pixels: uint8 (N, H, W, C), the samples.
       logits: float32 (N, K).
       features: float32 (N, d).
@@ -82,7 +82,7 @@ def draw(
     figure = Figure(figsize=(22, 11), layout="constrained")
     panels = figure.subplots(2, 4)
     (grid, neighbours, classes, spread), (worst, best, scatter, table) = panels
-    title, protocol, _, *figures = describe(told).splitlines()
+    title, protocol, _, *figures = describe(results).splitlines()
     figure.suptitle(f"{title}\n{protocol}")
     table.set_axis_off()
     text = "\n".join(figures[: figures.index("")] if "" in figures else figures)
@@ -102,7 +102,7 @@ def draw(
         axes.set_axis_off()
 
     for name, key in (("real", "real_class_histogram"), ("samples", "class_histogram")):
-        share = np.array(told[key]) / sum(told[key])
+        share = np.array(results[key]) / sum(results[key])
         classes.stairs(share, np.arange(len(share) + 1) - 0.5, label=name, fill=name == "real")
     classes.set(title="classes, as the classifier sees them", xlabel="class", ylabel="share")
     classes.legend(loc="lower right")
@@ -121,7 +121,7 @@ def draw(
         scatter.scatter(*points.T, s=3, alpha=0.5, label=name)
     scatter.set_title("features, in the real images' two principal components")
     scatter.legend(markerscale=4)
-    with files.publish(path) as partial:
+    with files.write_atomically(path) as partial:
         figure.savefig(partial, dpi=100)
 
 

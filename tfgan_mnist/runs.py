@@ -43,7 +43,7 @@ METRICS = "metrics.json"
 REPORT = "report.png"
 EXPORTED = "exported"
 
-MOST_TABLE_BYTES = 64 << 20  # a hundred thousand epochs
+MAX_TABLE_BYTES = 64 << 20  # a hundred thousand epochs
 
 
 class DataFacts(NamedTuple):
@@ -83,7 +83,7 @@ def create(
 
 
 def _begin(path: Path, config: Config, facts: DataFacts) -> Path:
-    with files.publish(path) as partial:
+    with files.write_atomically(path) as partial:
         partial.mkdir()
         (partial / CONFIG).write_text(_describe(config, facts))
     return path
@@ -91,7 +91,7 @@ def _begin(path: Path, config: Config, facts: DataFacts) -> Path:
 
 def rewrite(path: Path, config: Config, facts: DataFacts) -> None:
     """Replaces the configuration of a run that goes on under another one."""
-    with files.publish(path / CONFIG) as partial:
+    with files.write_atomically(path / CONFIG) as partial:
         partial.write_text(_describe(config, facts))
 
 
@@ -136,7 +136,7 @@ def read_rows(path: Path) -> list[Row]:
     """
     if not path.exists():
         return []
-    text = files.read_text(path, MOST_TABLE_BYTES)
+    text = files.read_text(path, MAX_TABLE_BYTES)
     needed = COLUMNS[path.name]
     try:
         lines = csv.DictReader(io.StringIO(text, newline=""), strict=True)
@@ -169,7 +169,7 @@ def write_rows(path: Path, rows: list[Row]) -> None:
     for row in rows:
         cells = {key: "" if math.isnan(value) else f"{value:.7g}" for key, value in row.items()}
         writer.writerow(cells)
-    with files.publish(path) as partial:
+    with files.write_atomically(path) as partial:
         partial.write_text(text.getvalue())
 
 
@@ -217,7 +217,7 @@ def add_metrics(folder: Path, **parts: Any) -> None:
     JSON has no NaN and no infinity, which the KL is when the real images lack a class: null.
     """
     whole = read_metrics(folder) | parts
-    with files.publish(folder / METRICS) as partial:
+    with files.write_atomically(folder / METRICS) as partial:
         partial.write_text(json.dumps(_finite(whole), indent=2, allow_nan=False) + "\n")
 
 

@@ -6,7 +6,7 @@ import keras
 import tensorflow as tf
 
 
-def settle(seed: int, precision: str) -> None:
+def configure(seed: int, precision: str) -> None:
     """Seeds Python, NumPy and TensorFlow, makes operations deterministic, sets the precision.
 
     Args:

@@ -1,4 +1,4 @@
-"""The protocol of an evaluation: which samples meet which real images, and what is told.
+"""The protocol of an evaluation: which samples meet which real images, and what is reported.
 
 metrics.py has the definitions. Here is decided how many images they get, of which split, with which
 classifier, and what stands beside each figure: its floor, which real images get.
@@ -23,12 +23,12 @@ if TYPE_CHECKING:  # commands check their flags before they start TensorFlow
     Judge = Classifier | ChannelwiseClassifier
 
 NUM = 10_000
-MINIMUM = 1000  # samples: the subsets of KID, and FID at fewer is mostly bias
+MIN_SAMPLES = 1000  # samples: the subsets of KID, and FID at fewer is mostly bias
 NEAREST = 1000  # samples whose nearest training image is sought: 2 s for MNIST
 FLOOR_SEED = 0  # of the draw of real images
 QUANTILES = (0.0, 0.01, 0.1, 0.5, 0.9, 0.99, 1.0)
 # TF-GAN's figures are of 32 logits at a time; 300 covariances of 1000 classes would take minutes.
-MOST_CLASSES_IN_SMALL_BATCHES = 100
+MAX_CLASSES_IN_SMALL_BATCHES = 100
 CACHE = "tfgan_mnist_references"
 CACHE_VERSION = 2  # to be raised with any change to the metrics or to what is kept
 
@@ -51,7 +51,7 @@ class Reference(NamedTuple):
 class Evaluation(NamedTuple):
     """What was found, and what the picture of it shows."""
 
-    told: dict[str, Any]  # what stands under "samples" in metrics.json
+    results: dict[str, Any]  # what stands under "samples" in metrics.json
     pixels: np.ndarray  # uint8 (N, H, W, C), the samples
     logits: np.ndarray  # float32 (N, K)
     features: np.ndarray  # float32 (N, d)
@@ -61,7 +61,7 @@ class Evaluation(NamedTuple):
     real_distances: np.ndarray  # float32 (m,), of test images to their nearest training image
 
 
-def look(judge: "Judge", images: np.ndarray) -> Reference:
+def compute_reference(judge: "Judge", images: np.ndarray) -> Reference:
     """Real images uint8 (M, H, W, C), M >= 6, as a reference without a floor."""
     features, logits = judge.features_and_logits(images)
     return Reference(metrics.manifold(features), logits, {}, np.zeros(0, np.float32))
@@ -81,14 +81,14 @@ def quick_scores(features: np.ndarray, logits: np.ndarray, real: Reference) -> d
 
 
 def scores(features: np.ndarray, logits: np.ndarray, real: Reference) -> dict[str, float]:
-    """All that features (N, d) and logits (N, K) tell; N >= MINIMUM."""
+    """All that features (N, d) and logits (N, K) tell; N >= MIN_SAMPLES."""
     of_real = real.manifold.features
-    subset = min(MINIMUM, len(of_real))
+    subset = min(MIN_SAMPLES, len(of_real))
     values = quick_scores(features, logits, real) | {
         "kid": metrics.kernel_distance(of_real, features, subset_size=subset).mean,
         "classifier_score": metrics.classifier_score(logits),
     }
-    if logits.shape[1] <= MOST_CLASSES_IN_SMALL_BATCHES:
+    if logits.shape[1] <= MAX_CLASSES_IN_SMALL_BATCHES:
         count = min(len(real.logits), len(logits))
         small = metrics.small_batch_scores(real.logits[:count], logits[:count])
         values["small_batch_frechet"] = small.frechet_distance
@@ -118,7 +118,7 @@ def reference(
         return Reference(manifold, kept["logits"], floor, kept["distances"])
 
     train, test = data_set.train, data_set.test
-    real = look(judge, test.images)
+    real = compute_reference(judge, test.images)
     random = np.random.default_rng(FLOOR_SEED)
     drawn = random.choice(len(train.images), min(count, len(train.images)), replace=False)
     some = test.images[random.permutation(len(test.images))[:NEAREST]]
@@ -129,7 +129,7 @@ def reference(
         nearest_training_image=float(np.median(real.distances)),
     )
     # Where nothing may be written, the next command takes its ten seconds too.
-    with contextlib.suppress(OSError), files.publish(path) as partial:
+    with contextlib.suppress(OSError), files.write_atomically(path) as partial:
         np.savez(
             partial,
             features=real.manifold.features,
@@ -167,7 +167,7 @@ def gan_train(
         random = np.random.default_rng(FLOOR_SEED)
         drawn = random.choice(len(data_set.train.images), count, replace=False)
         floor = accuracy(*(part[drawn] for part in data_set.train))
-        with contextlib.suppress(OSError), files.publish(path) as partial:
+        with contextlib.suppress(OSError), files.write_atomically(path) as partial:
             np.savez(partial, accuracy=floor)
     return accuracy(pixels, labels), floor
 
@@ -188,7 +188,7 @@ def evaluate(
     Args:
       judge: the classifier of the data set.
       data_set: where the real images come from.
-      pixels: uint8 (N, H, W, C), N >= MINIMUM.
+      pixels: uint8 (N, H, W, C), N >= MIN_SAMPLES.
       labels: (N,) integers that the samples were asked to show, or None.
       source: what made them, for the report.
       seed: what they were drawn with, for the report.
@@ -199,13 +199,13 @@ def evaluate(
       UserError: too few samples or real images, or labels that are no classes of the data set.
     """
     start = time.monotonic()
-    if len(pixels) < MINIMUM:
-        raise UserError(f"expected at least {MINIMUM:,} samples; received {len(pixels):,}")
+    if len(pixels) < MIN_SAMPLES:
+        raise UserError(f"expected at least {MIN_SAMPLES:,} samples; received {len(pixels):,}")
     fewest = min(len(data_set.train.images), len(data_set.test.images))
-    if fewest < MINIMUM:
+    if fewest < MIN_SAMPLES:
         raise UserError(
-            f"{data_set.name}: expected at least {MINIMUM:,} images of each split to compare with; "
-            f"received {fewest:,}"
+            f"{data_set.name}: expected at least {MIN_SAMPLES:,} images of each split to compare "
+            f"with; received {fewest:,}"
         )
     if labels is not None and not (labels.min() >= 0 and labels.max() < judge.num_classes):
         raise UserError(
@@ -227,7 +227,7 @@ def evaluate(
     some = pixels[:NEAREST]
     nearest = metrics.nearest_images(some, data_set.train.images)
     values["nearest_training_image"] = float(np.median(nearest.distances))
-    told = {
+    results = {
         "source": source,
         "dataset": data_set.name,
         "split": data_set.test_split,
@@ -251,7 +251,7 @@ def evaluate(
         "seconds": round(time.monotonic() - start, 1),
     }
     return Evaluation(
-        told=told,
+        results=results,
         pixels=pixels,
         logits=logits,
         features=features,
@@ -270,7 +270,7 @@ def write(found: Evaluation, folder: Path) -> None:
       OSError: the folder cannot be written.
     """
     report.draw(folder / runs.REPORT, **found._asdict())
-    runs.add_metrics(folder, samples=found.told)
+    runs.add_metrics(folder, samples=found.results)
 
 
 def _cache(judge: "Judge", data_set: "ImageData", data_dir: str, name: str) -> Path:

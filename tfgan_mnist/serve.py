@@ -15,13 +15,13 @@ from typing import TYPE_CHECKING
 from tfgan_mnist import cli
 from tfgan_mnist.errors import UserError
 from tfgan_mnist.serving import settings as choices
-from tfgan_mnist.serving.settings import Settings
+from tfgan_mnist.serving.settings import ServerConfig
 
 if TYPE_CHECKING:
     from tfgan_mnist.serving.server import Server
 
 
-def start(settings: Settings, free_ports: bool = False) -> "Server":
+def start(settings: ServerConfig, free_ports: bool = False) -> "Server":
     """Starts a server in this process; see `Server`.
 
     Raises:
@@ -37,7 +37,7 @@ def start(settings: Settings, free_ports: bool = False) -> "Server":
 
 
 def main(arguments) -> None:
-    settings = Settings(**vars(arguments))
+    settings = ServerConfig(**vars(arguments))
     log = logging.getLogger("tfgan_mnist")
     log.addHandler(logging.StreamHandler())  # absl's is for TensorFlow's own
     log.setLevel(logging.INFO)

@@ -15,7 +15,7 @@ from tfgan_mnist.report import describe
 
 if TYPE_CHECKING:
     from tfgan_mnist.data import Split
-    from tfgan_mnist.distribution import Placement
+    from tfgan_mnist.distribution import DistributionContext
 
 # A resumed run may be told these anew. All else is what it was, or it would be another run. With
 # more epochs the learning rates' decay is stretched, so that they jump up where the run goes on.
@@ -29,7 +29,7 @@ MAY_CHANGE_ON_RESUME = (
 )
 # In these the workers of a run may differ: each reads its own data, and only the chief writes.
 OWN_TO_WORKERS = (*config.PLACES, "tensorboard")
-MOST_SECONDS = 10_000_000  # a third of a year; timers do not take any number
+MAX_SECONDS = 10_000_000  # a third of a year; timers do not take any number
 
 
 def train(
@@ -58,7 +58,7 @@ def train(
     from tfgan_mnist import distribution, runtime
 
     # Settle what must not change once there are variables, and where these will be.
-    runtime.settle(settings.seed, settings.precision)
+    runtime.configure(settings.seed, settings.precision)
     placement = distribution.start(strategy, wait_seconds)
     with distribution.together(placement):
         if placement.is_chief:
@@ -69,7 +69,7 @@ def train(
     return None
 
 
-def _train(settings: Config, run: Path | None, placement: "Placement") -> Path:
+def _train(settings: Config, run: Path | None, placement: "DistributionContext") -> Path:
     """`train` on devices that are settled."""
     from tfgan_mnist import callbacks, checkpoints, data, distribution, models, quality, runtime
 
@@ -161,7 +161,9 @@ def _train(settings: Config, run: Path | None, placement: "Placement") -> Path:
             callbacks.SampleGrid(run, settings.tensorboard),
             callbacks.Log(run, settings.images_per_step),
             *([evaluation] if evaluation else []),
-            quality.CollapseWatch(run, settings.on_collapse, evaluation, settings.on_nonfinite),
+            quality.TrainingDiagnostics(
+                run, settings.on_collapse, evaluation, settings.on_nonfinite
+            ),
             *([callbacks.TensorBoard(run)] if settings.tensorboard else []),
             callbacks.Checkpoint(run),
             stop,
@@ -216,11 +218,11 @@ def _train(settings: Config, run: Path | None, placement: "Placement") -> Path:
             if placement.workers > 1:
                 distribution.expect_same_state(placement, model.training_state())
                 print(f"All {placement.workers} workers hold the same weights.")
-            with files.publish(exported) as partial:
+            with files.write_atomically(exported) as partial:
                 partial.write_bytes(os.fsencode(str(publish.exported)))
 
-    if report.told:
-        print(f"\n{describe(report.told)}")
+    if report.results:
+        print(f"\n{describe(report.results)}")
     print(f"Samples:  {run / runs.SAMPLES} and {run / runs.GIF}")
     print(f"Log:      {run / runs.LOG} and {run / runs.CURVES}")
     print(f"Scores:   {run / runs.METRICS}")
@@ -233,8 +235,8 @@ def _judge(settings: Config, facts: runs.DataFacts, test: "Split"):
     from tfgan_mnist import classifier
 
     fewest = min(facts.num_images, len(test.images))
-    if fewest < scoring.MINIMUM:
-        print(f"Samples are not judged: that takes {scoring.MINIMUM:,} images, not {fewest:,}")
+    if fewest < scoring.MIN_SAMPLES:
+        print(f"Samples are not judged: that takes {scoring.MIN_SAMPLES:,} images, not {fewest:,}")
         return None
     try:
         return classifier.load(settings.dataset, facts.image_shape, settings.data_dir)
@@ -243,7 +245,7 @@ def _judge(settings: Config, facts: runs.DataFacts, test: "Split"):
         return None
 
 
-def _expect_no_rollback(settings: Config, placement: "Placement") -> None:
+def _expect_no_rollback(settings: Config, placement: "DistributionContext") -> None:
     """Raises UserError when several workers would have to go back to other weights together."""
     for key, others in (("on_collapse", "warn or stop"), ("on_nonfinite", "skip or stop")):
         if placement.workers > 1 and getattr(settings, key) == "rollback":
@@ -291,9 +293,9 @@ def _expect_same_settings(run: Path, former: Config, received: Config) -> None:
 def main(arguments) -> None:
     """Turns flags into a call of `train`."""
     flags = config.explicit_flags(arguments)
-    if not 0 <= arguments.wait_seconds < MOST_SECONDS:  # written so that NaN fails too
+    if not 0 <= arguments.wait_seconds < MAX_SECONDS:  # written so that NaN fails too
         raise UserError(
-            f"--wait_seconds: expected 0 to {MOST_SECONDS:,}; received {arguments.wait_seconds}"
+            f"--wait_seconds: expected 0 to {MAX_SECONDS:,}; received {arguments.wait_seconds}"
         )
     if arguments.run and arguments.resume:
         raise UserError("--run and --resume: expected one of them; --run resumes as well")

@@ -11,7 +11,7 @@ from pathlib import Path
 from tfgan_mnist import cli
 from tfgan_mnist.errors import UserError
 
-MOST_PIXELS = 1024  # a side
+MAX_PIXELS = 1024  # a side
 
 
 def train_classifier(
@@ -39,8 +39,8 @@ def train_classifier(
     """
     if not 0 <= seed < 2**31:
         raise UserError(f"--seed: expected 0 to {2**31 - 1}; received {seed}")
-    if not 8 <= image_size <= MOST_PIXELS:
-        raise UserError(f"--image_size: expected 8 to {MOST_PIXELS:,}; received {image_size}")
+    if not 8 <= image_size <= MAX_PIXELS:
+        raise UserError(f"--image_size: expected 8 to {MAX_PIXELS:,}; received {image_size}")
     cli.start_tensorflow()
     import tensorflow as tf
 

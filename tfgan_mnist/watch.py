@@ -1,4 +1,4 @@
-"""Which trouble a run is in, from its log and evaluations: pure rules, one finding at a time.
+"""Which trouble a run is in, from its log and evaluations: pure rules, one diagnosis at a time.
 
 The thresholds are crude on purpose: a run that learns, however slowly, is left alone. The three
 default recipes stay clear of all of them, and runs made to fail do not; `tests/watched/` holds the
@@ -30,10 +30,10 @@ FEW_ALIKE, MANY_ALIKE = 0.005, 0.5
 # Of the class histograms of two evaluations: half the sum of the shares' differences.
 SWING = 0.4
 WORSE = 3.0  # times the best FID so far
-MOST_NAMED = 5
+MAX_NAMED = 5
 
 
-class Finding(NamedTuple):
+class Diagnosis(NamedTuple):
     """A trouble in one line: what is seen, and what to try."""
 
     kind: str
@@ -44,7 +44,9 @@ class Finding(NamedTuple):
         return f"{self.kind}: {self.seen}. Try {self.advice}."
 
 
-def find(log: list[Row], evaluations: list[Row], real: np.ndarray, spread: float) -> Finding | None:
+def diagnose(
+    log: list[Row], evaluations: list[Row], real: np.ndarray, spread: float
+) -> Diagnosis | None:
     """The first trouble that the newest rows show, None when they show none.
 
     Args:
@@ -64,7 +66,7 @@ def find(log: list[Row], evaluations: list[Row], real: np.ndarray, spread: float
     if current and not math.isfinite(current["fid"] + current["jsd_bound"]):
         return non_finite("a sample, or a logit of one,", math.nan)
     useless = last is not None and last["fid"] >= spread
-    findings = (
+    diagnoses = (
         _too_strong(newest, log[0], TOO_STRONG) if useless else None,
         _too_strong(newest, log[0], TOO_STRONG_UNSEEN) if last is None else None,
         _collapsed(current, real) if current else None,
@@ -72,26 +74,26 @@ def find(log: list[Row], evaluations: list[Row], real: np.ndarray, spread: float
         _alike(current) if current else None,
         _oscillates(evaluations) if current else None,
     )
-    return next((finding for finding in findings if finding), None)
+    return next((diagnosis for diagnosis in diagnoses if diagnosis), None)
 
 
-def non_finite(key: str, value: float) -> Finding:
-    """The finding of a value of the log that is NaN or infinite."""
-    return Finding(
+def non_finite(key: str, value: float) -> Diagnosis:
+    """The diagnosis of a value of the log that is NaN or infinite."""
+    return Diagnosis(
         "non-finite values",
         f"{key} became {value}",
         "lower learning rates, another --loss, or --precision=float32",
     )
 
 
-def skipped(steps: int) -> Finding:
-    """The finding of a step, or several in a row, that had an update left out."""
-    finding = non_finite("a gradient", math.nan)
+def skipped(steps: int) -> Diagnosis:
+    """The diagnosis of a step, or several in a row, that had an update left out."""
+    diagnosis = non_finite("a gradient", math.nan)
     times = f" in {steps} steps in a row" if steps > 1 else ""
-    return finding._replace(seen=f"a gradient was NaN or infinite{times}; its update was not made")
+    return diagnosis._replace(seen=f"a gradient was NaN or infinite{times}; its update was skipped")
 
 
-def _too_strong(row: Row, first: Row, accuracy: float) -> Finding | None:
+def _too_strong(row: Row, first: Row, accuracy: float) -> Diagnosis | None:
     real, fake = row["d_real_accuracy"], row["d_fake_accuracy"]
     advice = (
         "lower learning rates (D's first), fewer --discriminator_steps, "
@@ -100,48 +102,48 @@ def _too_strong(row: Row, first: Row, accuracy: float) -> Finding | None:
     kind = "the discriminator is too strong"
     if min(real, fake) >= accuracy:
         seen = f"it is right about {real:.1%} of real and {fake:.1%} of generated images"
-        return Finding(kind, seen, advice)
+        return Diagnosis(kind, seen, advice)
     before, now = first["g_gradient_norm"], row["g_gradient_norm"]
     # Of an epoch whose updates were all left out there is no mean, and the log has 0.
     if 0 < now < VANISHED * before:
         seen = f"the generator's gradient has shrunk from {before:.2g} to {now:.2g}"
-        return Finding(kind, seen, advice)
+        return Diagnosis(kind, seen, advice)
     return None
 
 
-def _too_weak(row: Row) -> Finding | None:
+def _too_weak(row: Row) -> Diagnosis | None:
     accuracy = (row["d_real_accuracy"] + row["d_fake_accuracy"]) / 2
     if accuracy > TOO_WEAK:
         return None
-    return Finding(
+    return Diagnosis(
         "the discriminator is too weak",
         f"it is right about {accuracy:.1%} of the images, while the samples are far from real ones",
         "a higher --d_learning_rate, a larger discriminator, or more --discriminator_steps",
     )
 
 
-def _collapsed(evaluation: Row, real: np.ndarray) -> Finding | None:
+def _collapsed(evaluation: Row, real: np.ndarray) -> Diagnosis | None:
     counts = np.array([evaluation[f"class_{k}"] for k in range(len(real))])
     shares, real = counts / counts.sum(), real / real.sum()
     missing = shares < MISSING * real
     if real[missing].sum() < COLLAPSED:
         return None
     kept, lost = np.flatnonzero(~missing), np.flatnonzero(missing)
-    if len(kept) <= MOST_NAMED:
+    if len(kept) <= MAX_NAMED:
         seen = f"{shares[kept].sum():.0%} of the samples are of {_classes(kept)}"
-    elif len(lost) <= MOST_NAMED:
+    elif len(lost) <= MAX_NAMED:
         seen = f"{_classes(lost)} are missing from the samples"
     else:
         seen = f"{len(lost)} of {len(real)} classes are missing from the samples"
-    kind = f"collapse onto {_classes(kept) if len(kept) <= MOST_NAMED else 'some classes'}"
+    kind = f"collapse onto {_classes(kept) if len(kept) <= MAX_NAMED else 'some classes'}"
     advice = "lower learning rates, a larger --batch_size, or another --loss (relativistic)"
-    return Finding(kind, seen, advice)
+    return Diagnosis(kind, seen, advice)
 
 
-def _alike(evaluation: Row) -> Finding | None:
+def _alike(evaluation: Row) -> Diagnosis | None:
     if not (evaluation["recall"] < FEW_ALIKE and evaluation["precision"] > MANY_ALIKE):
         return None
-    return Finding(
+    return Diagnosis(
         "collapse within classes",
         f"samples are like real images (precision {evaluation['precision']:.2f}), but real images "
         f"are not like samples (recall {evaluation['recall']:.3f}): they are much alike",
@@ -149,7 +151,7 @@ def _alike(evaluation: Row) -> Finding | None:
     )
 
 
-def _oscillates(evaluations: list[Row]) -> Finding | None:
+def _oscillates(evaluations: list[Row]) -> Diagnosis | None:
     advice = "lower learning rates, a larger --batch_size, or a higher --ema"
     best = min(evaluations, key=lambda row: row["fid"])
     newest = evaluations[-1]
@@ -158,7 +160,7 @@ def _oscillates(evaluations: list[Row]) -> Finding | None:
             f"the FID was {best['fid']:.3g} after epoch {best['epoch']:.0f} and is "
             f"{newest['fid']:.3g} now"
         )
-        return Finding("oscillation", seen, advice)
+        return Diagnosis("oscillation", seen, advice)
     shares = [
         np.array([value for key, value in row.items() if key.startswith("class_")])
         for row in evaluations[-3:]
@@ -167,7 +169,7 @@ def _oscillates(evaluations: list[Row]) -> Finding | None:
     swings = [np.abs(a - b).sum() / 2 for a, b in itertools.pairwise(shares)]
     if len(swings) == 2 and min(swings) > SWING:
         seen = "the samples' classes change places from one evaluation to the next"
-        return Finding("oscillation", seen, advice)
+        return Diagnosis("oscillation", seen, advice)
     return None
 
 

@@ -70,7 +70,7 @@ class Ours(Paced):
     ):
         super().__init__()
         settings = config.resolve({"model": self.recipe, "seed": seed} | (overrides or {}))
-        runtime.settle(settings.seed, settings.precision)
+        runtime.configure(settings.seed, settings.precision)
         self.split = data.Split(images, labels.astype(np.int32))
         full_pass = data.steps_per_epoch(self.split, settings.images_per_step)
         self.settings = dataclasses.replace(

@@ -56,7 +56,7 @@ NEXT = {
     EXPORT: END,
 }
 CHANGE = "between two changes of files"  # the n-th of the command, whatever that is
-MOST_MISSES = 3  # of one moment, which a command passed by or never came to
+MAX_MISSES = 3  # of one moment, which a command passed by or never came to
 
 
 class Kind(NamedTuple):
@@ -404,7 +404,7 @@ class Kills:
             if status != 0:
                 self.found.broken.append(f"{place.root.name}: status {status}\n{life.said}")
             misses = misses + 1 if moment else 0
-            if moment and misses < MOST_MISSES:
+            if moment and misses < MAX_MISSES:
                 left.appendleft(moment)
             if len(self.found.broken) == broken:
                 self.look_at_the_end(place)

@@ -14,7 +14,7 @@ from keras import layers, ops
 
 from tfgan_mnist.config import Config
 from tfgan_mnist.models import dcgan
-from tfgan_mnist.models.gan import Verdict
+from tfgan_mnist.models.gan import DiscriminatorOutput
 from tfgan_mnist.models.layers import normalised
 
 
@@ -184,19 +184,19 @@ class CDCGAN(dcgan.DCGAN):
     def generate(self, latents, labels=None, training: bool = False):
         return self.generator([latents, labels], training=training)
 
-    def discriminate(self, images, labels=None, training: bool = False) -> Verdict:
+    def discriminate(self, images, labels=None, training: bool = False) -> DiscriminatorOutput:
         logits, *class_logits = tf.nest.flatten(
             self.discriminator([images, labels], training=training)
         )
-        return Verdict(tf.squeeze(logits, axis=-1), *class_logits)
+        return DiscriminatorOutput(tf.squeeze(logits, axis=-1), *class_logits)
 
-    def class_loss(self, verdict: Verdict, labels):
+    def class_loss(self, verdict: DiscriminatorOutput, labels):
         """Cross-entropy (B,) of the class head, L_C of Odena et al. 2016, equation 3."""
         if not self.has_class_head:
             return super().class_loss(verdict, labels)
         return tf.nn.sparse_softmax_cross_entropy_with_logits(labels, verdict.class_logits)
 
-    def _accuracies(self, real: Verdict, fake: Verdict, labels) -> dict:
+    def _accuracies(self, real: DiscriminatorOutput, fake: DiscriminatorOutput, labels) -> dict:
         logs = super()._accuracies(real, fake, labels)
         if self.has_class_head:
             named = tf.argmax(real.class_logits, axis=-1, output_type=labels.dtype)

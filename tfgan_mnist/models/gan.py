@@ -128,7 +128,7 @@ class RunningMeans(keras.metrics.Metric):
         return float(keras.ops.convert_to_numpy(self.sums[2 * self.keys.index(key)]))
 
 
-class Verdict(NamedTuple):
+class DiscriminatorOutput(NamedTuple):
     """What D says of a batch: logits (B,) float32 and, with a class head, class logits (B, K)."""
 
     logits: tf.Tensor
@@ -231,11 +231,13 @@ class GAN(keras.Model):
         """latents (B, Z), labels (B,) int32 or None -> images (B, H, W, C) float32 in [-1, 1]."""
         return self.generator(latents, training=training)
 
-    def discriminate(self, images, labels=None, training: bool = False) -> Verdict:
-        """images (B, H, W, C) in [-1, 1], labels (B,) int32 or None -> their `Verdict`."""
-        return Verdict(tf.squeeze(self.discriminator(images, training=training), axis=-1))
+    def discriminate(self, images, labels=None, training: bool = False) -> DiscriminatorOutput:
+        """images (B, H, W, C) in [-1, 1], labels (B,) int32 or None -> `DiscriminatorOutput`."""
+        return DiscriminatorOutput(
+            tf.squeeze(self.discriminator(images, training=training), axis=-1)
+        )
 
-    def class_loss(self, verdict: Verdict, labels):
+    def class_loss(self, verdict: DiscriminatorOutput, labels):
         """Loss (B,) of D's class head where a model has one."""
         return tf.zeros_like(verdict.logits)
 
@@ -511,7 +513,7 @@ class GAN(keras.Model):
         }
         return self._track(logs | self._accuracies(real, fake, labels))
 
-    def _accuracies(self, real: Verdict, fake: Verdict, labels) -> dict:
+    def _accuracies(self, real: DiscriminatorOutput, fake: DiscriminatorOutput, labels) -> dict:
         """(B,) each: where D is right about real images and about generated ones."""
         on_real, on_fake = losses.accuracies(self.objective, real.logits, fake.logits)
         return {"d_real_accuracy": on_real, "d_fake_accuracy": on_fake}

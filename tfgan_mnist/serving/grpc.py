@@ -21,7 +21,7 @@ from tfgan_mnist.serving import describe
 from tfgan_mnist.serving.errors import RequestError, invalid
 from tfgan_mnist.serving.metrics import Metrics
 from tfgan_mnist.serving.saved_model import Spec, check_names
-from tfgan_mnist.serving.settings import Settings
+from tfgan_mnist.serving.settings import ServerConfig
 from tfgan_mnist.serving.versions import DEFAULT_SIGNATURE, Models, Version
 
 log = logging.getLogger(__name__)
@@ -59,7 +59,7 @@ def _answers(api: str) -> Callable:
 class PredictionService(prediction_service_pb2_grpc.PredictionServiceServicer):
     """Predict and GetModelMetadata; the other methods are UNIMPLEMENTED."""
 
-    def __init__(self, models: Models, settings: Settings, metrics: Metrics):
+    def __init__(self, models: Models, settings: ServerConfig, metrics: Metrics):
         self._models = models
         self._settings = settings
         self._metrics = metrics
@@ -186,7 +186,7 @@ class GrpcServer:
       OSError: the port is taken, or there is no such address.
     """
 
-    def __init__(self, models: Models, settings: Settings, metrics: Metrics, port: int):
+    def __init__(self, models: Models, settings: ServerConfig, metrics: Metrics, port: int):
         self._server = grpc.server(
             futures.ThreadPoolExecutor(THREADS, thread_name_prefix="grpc"),
             options=[

@@ -21,7 +21,7 @@ import orjson
 from tfgan_mnist.serving import describe, json_tensor, page
 from tfgan_mnist.serving.errors import RequestError, invalid
 from tfgan_mnist.serving.metrics import Metrics
-from tfgan_mnist.serving.settings import Settings
+from tfgan_mnist.serving.settings import ServerConfig
 from tfgan_mnist.serving.versions import DEFAULT_SIGNATURE, Models
 
 log = logging.getLogger(__name__)
@@ -70,7 +70,7 @@ class RestApp:
     """
 
     def __init__(
-        self, models: Models, settings: Settings, metrics: Metrics, metrics_path: str | None
+        self, models: Models, settings: ServerConfig, metrics: Metrics, metrics_path: str | None
     ):
         self._models = models
         self._settings = settings

@@ -9,7 +9,7 @@ from tfgan_mnist.serving.grpc import GrpcServer
 from tfgan_mnist.serving.http import HttpServer
 from tfgan_mnist.serving.metrics import Metrics
 from tfgan_mnist.serving.rest import RestApp
-from tfgan_mnist.serving.settings import Settings
+from tfgan_mnist.serving.settings import ServerConfig
 from tfgan_mnist.serving.versions import Models
 
 
@@ -29,7 +29,7 @@ class Server:
       OSError: a port is taken.
     """
 
-    def __init__(self, settings: Settings, free_ports: bool = False):
+    def __init__(self, settings: ServerConfig, free_ports: bool = False):
         if not (settings.port or settings.rest_api_port or free_ports):
             raise UserError("expected a --port or a --rest_api_port; received 0 for both")
         configs = choices.models_of(settings)

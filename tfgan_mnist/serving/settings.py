@@ -12,17 +12,17 @@ METRICS_PATH = "/monitoring/prometheus/metrics"
 
 
 MAX_PORT = 65535
-MOST = 2**31  # seconds, milliseconds or bytes; timers do not take any number
+MAX = 2**31  # seconds, milliseconds or bytes; timers do not take any number
 
 
-def option(default, meaning: str, at_least: float | None = None, at_most: float = MOST):
+def option(default, meaning: str, at_least: float | None = None, at_most: float = MAX):
     """A field with its manual."""
     metadata = {"meaning": meaning, "at_least": at_least, "at_most": at_most}
     return dataclasses.field(default=default, metadata=metadata)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Settings:
+class ServerConfig:
     """Everything that determines a server. Each line: name, default, meaning with unit, range."""
 
     model_base_path: str = option("", "folder of versions, or of models that are such folders")
@@ -93,7 +93,7 @@ class Bounds:
     allowed_batch_sizes: tuple[int, ...] = ()  # a batch is filled up to the next of them
 
 
-def models_of(settings: Settings) -> list[ModelConfig]:
+def models_of(settings: ServerConfig) -> list[ModelConfig]:
     """The models to serve.
 
     Raises:
@@ -161,7 +161,7 @@ def _from_file(file: str) -> list[ModelConfig]:
     return list(models.values())
 
 
-def bounds_of(settings: Settings) -> Bounds:
+def bounds_of(settings: ServerConfig) -> Bounds:
     """The bounds of batches.
 
     Raises:
@@ -192,7 +192,7 @@ def bounds_of(settings: Settings) -> Bounds:
     return bounds
 
 
-def metrics_path_of(settings: Settings) -> str | None:
+def metrics_path_of(settings: ServerConfig) -> str | None:
     """Where the metrics are, or None.
 
     Without a file they are where TensorFlow Serving has them when asked: they cost next to nothing,
@@ -208,7 +208,7 @@ def metrics_path_of(settings: Settings) -> str | None:
 
 def add_flags(parser: argparse.ArgumentParser) -> None:
     """Adds one flag per field."""
-    for field in dataclasses.fields(Settings):
+    for field in dataclasses.fields(ServerConfig):
         details: dict[str, Any] = {"default": field.default, "help": field.metadata["meaning"]}
         details["help"] += f" (default: {field.default!r})"
         if isinstance(field.default, bool):
