@@ -32,10 +32,10 @@ def measure(digits, batch_size: int) -> tuple[list[float], list[float], list[flo
     """Milliseconds of batches alone, of steps on a batch in memory, and of the input of steps."""
     import tensorflow as tf
 
-    from tfgan_mnist import data, models, runtime
+    from tfgan_mnist import build, data, runtime
 
     full_pass = data.steps_per_epoch(digits.train, batch_size)
-    model = models.build(
+    model = build.build(
         resolve({"model": "dcgan", "batch_size": batch_size, "steps_per_epoch": full_pass}),
         digits.train.images.shape[1:],
         digits.num_classes,

@@ -35,7 +35,7 @@ def trial(settings: config.Config, why: str) -> None:
     import keras
 
     from benchmarks.contestants.ours import fit
-    from tfgan_mnist import classifier, data, models, quality, runtime
+    from tfgan_mnist import build, classifier, data, quality, runtime
 
     runtime.configure(settings.seed, settings.precision)
     digits = data.load(
@@ -50,7 +50,7 @@ def trial(settings: config.Config, why: str) -> None:
     configuration = records.configuration(settings)
     full_pass = data.steps_per_epoch(training, settings.images_per_step)
     settings = dataclasses.replace(settings, steps_per_epoch=settings.steps_per_epoch or full_pass)
-    model = models.build(settings, digits.train.images.shape[1:], digits.num_classes)
+    model = build.build(settings, digits.train.images.shape[1:], digits.num_classes)
     evaluation = quality.Evaluation(Path("."), judge, held_out, every=1, last_epoch=settings.epochs)
     evaluation.set_model(model)
     steps: list[float] = []

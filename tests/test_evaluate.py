@@ -8,6 +8,7 @@ import pytest
 from PIL import Image
 
 from tfgan_mnist import (
+    build,
     checkpoints,
     comparison,
     config,
@@ -16,7 +17,6 @@ from tfgan_mnist import (
     export,
     generate,
     metrics,
-    models,
     runs,
     scoring,
 )
@@ -59,7 +59,7 @@ def make_run(root, name, **sizes):
     """A run folder as training leaves it, of a tiny model that has learnt nothing."""
     settings = config.resolve({"model": name, "latent_dim": 4, "steps_per_epoch": 1, **sizes})
     run = runs.create(root, settings, FACTS)
-    checkpoints.save(run, models.build(settings, FACTS.image_shape, FACTS.num_classes))
+    checkpoints.save(run, build.build(settings, FACTS.image_shape, FACTS.num_classes))
     return run
 
 

@@ -22,6 +22,7 @@ import pytest
 
 from tests.faults import kills, small_mnist
 from tfgan_mnist import (
+    build,
     checkpoints,
     classifier,
     curves,
@@ -29,7 +30,6 @@ from tfgan_mnist import (
     export,
     files,
     images,
-    models,
     runs,
     train,
 )
@@ -284,7 +284,7 @@ def test_flipped_bits_are_seen_wherever_they_are(times, begun, tmp_path, caplog)
     run = tmp_path / "run"
     shutil.copytree(begun[1], run)
     settings, facts = runs.read(run)
-    model = models.build(settings, facts.image_shape, facts.num_classes)
+    model = build.build(settings, facts.image_shape, facts.num_classes)
     newest, _ = checkpoints.found(run)
     checkpoints.restore(run, model)
     expected = state_of(model)

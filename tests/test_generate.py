@@ -9,7 +9,7 @@ import pytest
 import tensorflow as tf
 from PIL import Image
 
-from tfgan_mnist import checkpoints, cli, config, export, generate, images, models, runs
+from tfgan_mnist import build, checkpoints, cli, config, export, generate, images, runs
 from tfgan_mnist.latents import draw, interpolate
 
 LATENT_DIM = 4
@@ -21,7 +21,7 @@ def make_run(root, name, **widths):
     """A run folder as training leaves it, of a model made tiny."""
     sizes = {"latent_dim": LATENT_DIM, "image_size": 8, "steps_per_epoch": 1}
     settings = config.resolve({"model": name, **sizes, **widths})
-    model = models.build(settings, FACTS.image_shape, FACTS.num_classes)
+    model = build.build(settings, FACTS.image_shape, FACTS.num_classes)
     random = np.random.default_rng(0)
     for variable in model.generator.trainable_variables:
         variable.assign(random.normal(0, 0.5, variable.shape))

@@ -294,11 +294,11 @@ def test_links_out_of_a_run_are_not_followed_when_it_is_tidied(run, tmp_path):
     folder.mkdir()
     for name in ("step_00000001", ".0a.partial.step_00000002"):
         (folder / name).symlink_to(precious, target_is_directory=True)
-    from tfgan_mnist import files, models
+    from tfgan_mnist import build, files
     from tfgan_mnist.config import resolve
 
     tiny = {"g_hidden_widths": (4,), "d_hidden_widths": (4,), "latent_dim": 4}
-    model = models.build(
+    model = build.build(
         resolve({"model": "gan", "steps_per_epoch": 1} | tiny), (8, 8, 1), num_classes=10
     )
     for step in (5, 6, 7):

@@ -179,7 +179,7 @@ def test_replicas_train_as_one_and_overflow_together(run_python, tmp_path):
             cpu, [tf.config.LogicalDeviceConfiguration()] * 2)
         from tfgan_mnist import checkpoints, data, distribution, runs
         from tfgan_mnist.config import resolve
-        from tfgan_mnist.models import build
+        from tfgan_mnist.build import build
         rng = np.random.default_rng(0)
         split = data.Split(rng.integers(0, 255, (64, 8, 8, 1)).astype("uint8"),
                            np.arange(64, dtype="int32") % 10)

@@ -268,8 +268,8 @@ def test_a_run_killed_before_its_folders_were_made_goes_on(flags, tmp_path):
 
 def test_a_row_per_class_and_the_same_latents_in_each():
     from tfgan_mnist import callbacks
+    from tfgan_mnist.build import build
     from tfgan_mnist.config import resolve
-    from tfgan_mnist.models import build
 
     model = build(
         resolve({"model": "cdcgan", "g_width": 2, "d_width": 2, "steps_per_epoch": 1}),

@@ -13,7 +13,7 @@ import tensorflow as tf
 
 from tfgan_mnist import checkpoints, curves, distribution, export, images, runs
 from tfgan_mnist.errors import Stopped, UserError
-from tfgan_mnist.models import GAN
+from tfgan_mnist.models.gan import GAN
 
 GRID_COLUMNS = 10
 GRID_ROWS = 10  # unconditional, or when there are too many classes for a row each

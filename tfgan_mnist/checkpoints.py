@@ -10,10 +10,10 @@ import numpy as np
 import tensorflow as tf
 from absl import logging
 
-from tfgan_mnist import files, models, runs, runtime
+from tfgan_mnist import build, files, runs, runtime
 from tfgan_mnist.config import Config
 from tfgan_mnist.errors import UserError
-from tfgan_mnist.models import GAN
+from tfgan_mnist.models.gan import GAN
 
 FOLDER = "checkpoints"
 VERSIONS = "versions.json"  # in a checkpoint, of what wrote it
@@ -149,7 +149,7 @@ def restore_run(run: str | Path) -> tuple[Config, GAN]:
     here = keras.config.dtype_policy()
     keras.config.set_dtype_policy(runtime.resolve_precision(config.precision))
     try:
-        model = models.build(config, facts.image_shape, facts.num_classes)
+        model = build.build(config, facts.image_shape, facts.num_classes)
     finally:
         keras.config.set_dtype_policy(here)
     restore(run, model, runs.best_step(run))

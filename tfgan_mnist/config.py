@@ -15,9 +15,8 @@ from typing import Any
 
 from tfgan_mnist import files
 from tfgan_mnist.errors import UserError
+from tfgan_mnist.models import rules
 
-LOSSES = ("minimax", "non_saturating", "least_squares", "hinge", "wasserstein", "relativistic")
-SMOOTHABLE = ("minimax", "non_saturating", "least_squares")  # have a target for real images
 CONVOLUTIONAL = ("dcgan", "cdcgan")
 MAX_INTEGER = 2**31 - 1
 MAX_FLOAT = 3e38  # float32 has no larger ones
@@ -71,7 +70,7 @@ class Config:
     )
 
     # Objective
-    loss: str = option("non_saturating", "adversarial objective", choices=LOSSES)
+    loss: str = option("non_saturating", "adversarial objective", choices=rules.LOSSES)
     discriminator_steps: int = option(1, "discriminator updates per generator update", at_least=1)
     label_smoothing: float = option(0.0, "lowers D's target for real images", at_least=0, below=1)
     r1: float = option(0.0, "gamma of the gradient penalty at real images", at_least=0)
@@ -176,32 +175,19 @@ class Config:
     def __post_init__(self):
         for field in dataclasses.fields(self):
             _check(field, getattr(self, field.name))
-        if self.image_size % 4 and self.model in CONVOLUTIONAL:
-            raise UserError(
-                f"image_size: expected a multiple of 4 for {self.model}; received {self.image_size}"
-            )
-        if self.class_head and self.conditioning == "planes":
-            raise UserError("class_head: needs conditioning=projection; planes show D the label")
-        if self.label_smoothing and self.loss not in SMOOTHABLE:
-            raise UserError(
-                f"label_smoothing: expected a loss of {', '.join(SMOOTHABLE)}; "
-                f"received loss={self.loss}"
-            )
-        if self.hidden_dense and not self.d_batch_norm and self.model in CONVOLUTIONAL:
-            # After 600 steps with R1 and with WGAN-GP: FID 123 and 116, of two digits.
-            raise UserError(
-                "hidden_dense: expected a discriminator with batch norm, without which the "
-                "generator collapses; add --no-hidden_dense"
-            )
-        penalties = ("r1", "r2", "gradient_penalty")
-        if self.d_batch_norm and any(getattr(self, key) for key in penalties):
-            # They are gradients of each image's own logit, which batch norm makes a function of all
-            # images (Gulrajani et al. 2017, section 4).
-            dense = " --no-hidden_dense" if self.hidden_dense else ""
-            raise UserError(
-                f"{', '.join(key for key in penalties if getattr(self, key))}: expected a "
-                f"discriminator without batch norm; add --no-d_batch_norm{dense}"
-            )
+        try:
+            self._check_combinations()
+        except ValueError as error:
+            raise UserError(str(error)) from error
+
+    def _check_combinations(self) -> None:
+        rules.check_loss(self.loss, self.label_smoothing)
+        penalties = {key: getattr(self, key) for key in ("r1", "r2", "gradient_penalty")}
+        rules.check_penalties(self.d_batch_norm, **penalties)
+        if self.model in CONVOLUTIONAL:
+            rules.check_image_size(self.image_size, self.image_size)
+            rules.check_hidden_dense(self.hidden_dense, self.d_batch_norm)
+            rules.check_conditioning(self.conditioning, self.class_head)
 
     def __str__(self) -> str:
         """As TOML, which `--config` reads back: what applies to the model."""
@@ -269,7 +255,11 @@ RECIPES: dict[str, dict[str, Any]] = {
 # What a loss needs to work at all; comes after the recipe.
 NEEDS: dict[str, dict[str, Any]] = {
     # WGAN-GP, section 4
-    "wasserstein": {"gradient_penalty": 10.0, "d_batch_norm": False, "hidden_dense": False},
+    "wasserstein": {
+        "gradient_penalty": rules.GRADIENT_PENALTIES["wasserstein"],
+        "d_batch_norm": False,
+        "hidden_dense": False,
+    },
 }
 
 

@@ -13,8 +13,8 @@ from absl import logging
 from tfgan_mnist import checkpoints, data, images, metrics, runs, scoring, watch
 from tfgan_mnist.classifier import ChannelwiseClassifier, Classifier
 from tfgan_mnist.errors import UserError
-from tfgan_mnist.models import GAN
-from tfgan_mnist.models.gan import SAMPLE_BATCH
+from tfgan_mnist.models.base import INFERENCE_BATCH
+from tfgan_mnist.models.gan import GAN
 
 NUM = 5000  # images on either side; of MNIST's 60,000 training images so many are held out
 SEED = 1  # of the latents; the report on the test images draws others
@@ -166,27 +166,6 @@ class TrainingDiagnostics(keras.callbacks.Callback):
         self.warned: str | None = None
         self.rollbacks = 0
 
-    def on_epoch_begin(self, epoch, logs=None):
-        self.skipped = None
-
-    def on_train_batch_begin(self, batch, logs=None):
-        if self.skipped is None:  # not 0 where an epoch that was stopped in its middle goes on
-            self.skipped = self.model.means.total("skipped")
-
-    def on_train_batch_end(self, batch, logs=None):
-        # Logged is a share of the epoch's updates; only where there are any, it is counted out.
-        skipped = self.model.means.total("skipped") if (logs or {}).get("skipped") else 0.0
-        self.in_a_row = self.in_a_row + 1 if skipped != self.skipped else 0
-        self.skipped = skipped
-        if not self.in_a_row:
-            return
-        waits = self.on_nonfinite == "skip" or self.model.scales_losses
-        if self.in_a_row >= (MAX_SKIPPED if waits else 1):
-            diagnosis = watch.skipped(self.in_a_row)
-            self.in_a_row = 0
-            action = self.action if self.on_nonfinite == "skip" else self.on_nonfinite
-            self.act(diagnosis, action, hopeless=True)
-
     def on_epoch_end(self, epoch, logs=None):
         log, evaluations = runs.read_history(self.run)
         diagnosis = watch.diagnose(log, evaluations, self.histogram, self.spread)
@@ -218,7 +197,6 @@ class TrainingDiagnostics(keras.callbacks.Callback):
             except UserError as error:
                 raise UserError(f"{message} Stopped, as {error}.") from error
             self.model.reset_metrics()
-            self.skipped = None
             self.rollbacks += 1
             logging.warning("%s Going on with the weights of step %s.", message, f"{back_to:,}")
         elif action != "warn" or hopeless:
@@ -261,7 +239,7 @@ class TestReport(keras.callbacks.Callback):
 
     def on_train_end(self, logs=None):
         test = self.data_set.test
-        batches = tf.data.Dataset.from_tensor_slices(tuple(test)).batch(SAMPLE_BATCH)
+        batches = tf.data.Dataset.from_tensor_slices(tuple(test)).batch(INFERENCE_BATCH)
         batches = batches.map(lambda pixels, labels: (images.to_float(pixels), labels))
         of_discriminator = self.model.evaluate(batches, verbose=0, return_dict=True)
         samples, labels = draw(self.model, scoring.NUM, seed=0)

@@ -71,7 +71,7 @@ def train(
 
 def _train(settings: Config, run: Path | None, placement: "DistributionContext") -> Path:
     """`train` on devices that are settled."""
-    from tfgan_mnist import callbacks, checkpoints, data, distribution, models, quality, runtime
+    from tfgan_mnist import build, callbacks, checkpoints, data, distribution, quality, runtime
 
     # The data, in memory as uint8. They settle what the configuration leaves to them.
     if settings.tensorboard:
@@ -122,7 +122,7 @@ def _train(settings: Config, run: Path | None, placement: "DistributionContext")
         # The model, and its state when there is one.
         xla = runtime.use_xla() and placement.replicas == 1  # it compiles for one device
         with placement.strategy.scope():
-            model = models.build(settings, facts.image_shape, facts.num_classes, xla)
+            model = build.build(settings, facts.image_shape, facts.num_classes, xla)
         print(
             f"{type(model).__name__}: G {model.generator.count_params():,} and "
             f"D {model.discriminator.count_params():,} parameters, "

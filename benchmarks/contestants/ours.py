@@ -13,7 +13,7 @@ import keras
 import numpy as np
 
 from benchmarks.contestants.pacing import Paced
-from tfgan_mnist import config, data, models, runtime
+from tfgan_mnist import build, config, data, models, runtime
 from tfgan_mnist.images import to_uint8
 
 
@@ -77,7 +77,7 @@ class Ours(Paced):
             settings, steps_per_epoch=settings.steps_per_epoch or full_pass
         )
         self.batch_size = settings.batch_size
-        self.model = models.build(
+        self.model = build.build(
             self.settings, images.shape[1:], num_classes=10, jit_compile=runtime.use_xla()
         )
 
