@@ -22,7 +22,7 @@ ROWS = (
     "comparison watch cluster",
     "serving.errors serving.protos serving.settings serving.operations serving.saved_model "
     "serving.batching serving",
-    "serving.versions serving.json_tensor serving.metrics serving.page serving.describe",
+    "serving.versions serving.json_request serving.json_answer serving.metrics serving.page serving.describe",
     "serving.rest serving.http serving.grpc serving.server",
     "distribution data runtime classifier",
     "models.layers models.optimizers models.running_means models.networks models.inputs models.mlp "
