@@ -13,7 +13,6 @@ A classifier is a folder, named by data set, image shape and version:
 
 import hashlib
 import json
-import os
 from pathlib import Path
 
 import keras
@@ -143,7 +142,7 @@ def folder_of(dataset: str, image_shape: tuple[int, int, int], data_dir: str = "
     return files.data_folder(data_dir) / "tfgan_mnist_classifiers" / name
 
 
-def save(classifier: Classifier, folder: str | os.PathLike) -> None:
+def save(classifier: Classifier, folder: Path) -> None:
     """Writes a new folder, complete or not at all, and adds the weights' SHA-256 to `about`."""
     with files.write_atomically(folder) as partial:
         partial.mkdir()

@@ -1,4 +1,4 @@
-"""Compares samples of a run, of an export, or anybody's images, with real images.
+"""Compares samples of a run, of an export, or any images, with real images.
 
 Samples:
   --run=RUN           --num samples of the checkpoint with the best evaluation, else of the newest

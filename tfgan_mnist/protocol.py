@@ -30,12 +30,13 @@ CACHE_VERSION = 3  # increase it with any change to the metrics or to what is ca
 
 
 class Reference(NamedTuple):
-    """Features and classes of real images, with the baseline where one was computed."""
+    """Features and classes of real images, and the real-data baseline."""
 
     manifold: neighbours.Manifold  # of features (M, d)
     logits: np.ndarray  # float32 (M, K)
-    baseline: dict[str, float] = {}  # noqa: RUF012 (never changed)
-    distances: np.ndarray = np.zeros(0, np.float32)  # (NEAREST,), to the nearest training images
+    # Empty unless a baseline was computed:
+    baseline: dict[str, float]
+    distances: np.ndarray  # float32 (NEAREST,), of some to their nearest training images
 
     @property
     def histogram(self) -> np.ndarray:
@@ -52,7 +53,7 @@ def check_num(what: str, num: int) -> None:
 def compute_reference(classifier: "AnyClassifier", images: np.ndarray) -> Reference:
     """Real images uint8 (M, H, W, C), M >= 6 -> a reference without a baseline."""
     features, logits = classifier.features_and_logits(images)
-    return Reference(neighbours.manifold(features), logits)
+    return Reference(neighbours.manifold(features), logits, {}, np.zeros(0, np.float32))
 
 
 def quick_scores(features: np.ndarray, logits: np.ndarray, real: Reference) -> dict[str, float]:
@@ -171,7 +172,7 @@ def evaluate(
         "pixel_range": "uint8 in [0, 255]",
         "classifier": classifier.version,
         "seed": seed,
-        "floor_seed": BASELINE_SEED,  # "floor": the baseline; older files have this name
+        "floor_seed": BASELINE_SEED,  # "floor" is the baseline in all versions of these files
         "scores": values,
         "floor": {key: real.baseline[key] for key in values},
         "class_histogram": _predicted_classes(logits).tolist(),

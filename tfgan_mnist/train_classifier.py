@@ -1,7 +1,6 @@
-"""Trains the classifier for the metrics, on the training images of a data set.
+"""Trains the classifier for the metrics on the training images of a data set, and tests it.
 
-It is tested on the test images and written to a folder where `evaluate` and `train` look for it.
-The one for MNIST at 28x28x1 is part of the package.
+It is written to a folder where `evaluate` and `train` look. The package has one for MNIST.
 """
 
 import datetime
@@ -39,10 +38,10 @@ def main(flags) -> None:
 
     start = time.monotonic()
     trained = classifier_training.train(*images.train, images.num_classes, seed=flags.seed, log=log)
-    seconds = time.monotonic() - start
+    seconds = round(time.monotonic() - start)
     _, logits = trained.features_and_logits(images.test.images)
     accuracy = metrics.label_accuracy(logits, images.test.labels)
-    print(f"\n{accuracy:.2%} of {len(logits):,} test images right, after {seconds:.0f} s")
+    print(f"\n{accuracy:.2%} of {len(logits):,} test images right, after {seconds} s")
 
     trained.about = {
         "name": classifier.name_of(flags.dataset, shape),
@@ -57,7 +56,7 @@ def main(flags) -> None:
             f"python -m tfgan_mnist.train_classifier --dataset={flags.dataset} "
             f"--image_size={shape[0]} --channels={shape[2]} --seed={flags.seed}"
         ),
-        "seconds": round(seconds),
+        "seconds": seconds,
         "date": datetime.date.today().isoformat(),
         "tensorflow": tf.__version__,
     }
@@ -75,7 +74,7 @@ def parser() -> cli.Parser:
     help_text = "1 gray, 3 colour, 0 as in the data set (default: 0)"
     parser.add_argument("--channels", type=int, choices=(0, 1, 3), default=0, help=help_text)
     parser.add_argument("--seed", type=int, default=0, help="of all that is random (default: 0)")
-    parser.add_argument("--output", default="", metavar="DIR", help="empty: where metrics look")
+    parser.add_argument("--output", default="", metavar="DIR", help="empty: where `evaluate` looks")
     return parser
 
 
