@@ -231,7 +231,7 @@ def test_metrics_and_cards(number, tmp_path):
         with taken_or_refused():
             told = runs.read_metrics(tmp_path).get("samples")
             if comparison.is_complete(told):
-                one = comparison.Judged("x", Config(), told, [], [])
+                one = comparison.EvaluatedRun("x", Config(), told, [], [])
                 with contextlib.suppress(KeyError):  # `known_or_judged` asks for more
                     comparison.describe({"x": [one]})
 

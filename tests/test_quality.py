@@ -17,9 +17,9 @@ from tfgan_mnist import (
     data,
     evaluate,
     metrics,
+    protocol,
     quality,
     runs,
-    scoring,
     train,
 )
 from tfgan_mnist.errors import UserError
@@ -35,8 +35,8 @@ def quick(mnist):
     )
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(data, "load", lambda *arguments: few)
-        patch.setattr(scoring, "NUM", scoring.MIN_SAMPLES)
-        patch.setattr(scoring, "NEAREST", 100)
+        patch.setattr(protocol, "NUM", protocol.MIN_SAMPLES)
+        patch.setattr(protocol, "NEAREST", 100)
         patch.setattr(metrics, "kernel_distance", few_subsets)
         yield
 
@@ -78,9 +78,9 @@ def read(path):
 
 def fake_scores(monkeypatch, fids):
     """Evaluations find these FIDs, one after the other."""
-    real, left = scoring.quick_scores, iter(fids)
+    real, left = protocol.quick_scores, iter(fids)
     monkeypatch.setattr(
-        scoring, "quick_scores", lambda *arguments: real(*arguments) | {"fid": next(left)}
+        protocol, "quick_scores", lambda *arguments: real(*arguments) | {"fid": next(left)}
     )
 
 
@@ -104,13 +104,13 @@ def test_every_evaluation_is_kept_and_told(run_train, capsys, tmp_path):
     # The end: on the test images, and as the evaluate command says.
     told = runs.read_metrics(run)
     assert 0 <= told["test"]["jsd_bound"] <= math.log(2)
-    flags = [f"--run={run}", f"--num={scoring.NUM}", f"--output={tmp_path / 'again'}"]
+    flags = [f"--run={run}", f"--num={protocol.NUM}", f"--output={tmp_path / 'again'}"]
     evaluate.main(evaluate.parser().parse_args(flags))
     again = runs.read_metrics(tmp_path / "again")["samples"]
     assert again.pop("seconds") >= 0
     assert again == {key: value for key, value in told["samples"].items() if key != "seconds"}
     assert told["samples"]["split"] == "test"
-    assert told["samples"]["generated"] == scoring.MIN_SAMPLES
+    assert told["samples"]["generated"] == protocol.MIN_SAMPLES
     assert f"{told['samples']['scores']['fid']:.4g}" in output
     assert (run / runs.REPORT).exists()
     export = run / (run / runs.EXPORTED).read_text()

@@ -12,7 +12,6 @@ import tensorflow as tf
 
 from tfgan_mnist import (
     checkpoints,
-    classifier,
     comparison,
     curves,
     data,
@@ -368,10 +367,11 @@ def test_too_few_images_for_a_classifier(monkeypatch, tmp_path):
     few = data.Split(np.zeros((100, 8, 8, 1), np.uint8), np.zeros(100, np.int32))
     found = data.ImageData("few", few, few, 10, ())
     monkeypatch.setattr(data, "load", lambda *arguments: found)
-    with pytest.raises(UserError, match="few: expected at least 128 training images; it has 100"):
-        train_classifier.train_classifier("few", output=str(tmp_path / "classifier"))
+    with pytest.raises(UserError, match="expected at least 128 images; received 100"):
+        train_classifier.main(
+            train_classifier.parser().parse_args([f"--output={tmp_path / 'classifier'}"])
+        )
     assert not (tmp_path / "classifier").exists()
-    assert classifier.BATCH_SIZE == 128
 
 
 def test_a_keras_archive_with_code_in_it_is_refused(tmp_path):

@@ -10,7 +10,7 @@ import numpy as np
 import tensorflow as tf
 from absl import logging
 
-from tfgan_mnist import checkpoints, data, images, metrics, runs, scoring, watch
+from tfgan_mnist import checkpoints, data, images, metrics, protocol, runs, watch
 from tfgan_mnist.classifier import ChannelwiseClassifier, Classifier
 from tfgan_mnist.errors import UserError
 from tfgan_mnist.models.base import INFERENCE_BATCH
@@ -18,7 +18,7 @@ from tfgan_mnist.models.gan import GAN
 
 NUM = 5000  # images on either side; of MNIST's 60,000 training images so many are held out
 SEED = 1  # of the latents; the report on the test images draws others
-MIN_IMAGES = scoring.MIN_SAMPLES
+MIN_IMAGES = protocol.MIN_SAMPLES
 MAX_ROLLBACKS = 3  # of one command; what fails a fourth time will not heal
 # Steps in a row with an update that is not made. A float16 loss scale that begins at 2^15 is halved
 # 15 times until it is 1: after that it is not the scale.
@@ -63,7 +63,7 @@ class Evaluation(keras.callbacks.Callback):
         self.held_out = held_out
         self.every = every
         self.last_epoch = last_epoch
-        self.reference: scoring.Reference = scoring.compute_reference(judge, held_out.images)
+        self.reference: protocol.Reference = protocol.compute_reference(judge, held_out.images)
         self.rows = runs.read_rows(self.path)
 
     def on_epoch_end(self, epoch, logs=None):
@@ -88,7 +88,7 @@ class Evaluation(keras.callbacks.Callback):
         start = time.perf_counter()
         samples, labels = draw(self.model, len(self.held_out.images), SEED)
         features, logits = self.judge.features_and_logits(images.to_uint8(samples))
-        row = scoring.quick_scores(features, logits, self.reference)
+        row = protocol.quick_scores(features, logits, self.reference)
         if not np.isfinite(samples).all():  # they became black pixels
             row["fid"] = math.nan
         if labels is not None:
@@ -242,11 +242,11 @@ class TestReport(keras.callbacks.Callback):
         batches = tf.data.Dataset.from_tensor_slices(tuple(test)).batch(INFERENCE_BATCH)
         batches = batches.map(lambda pixels, labels: (images.to_float(pixels), labels))
         of_discriminator = self.model.evaluate(batches, verbose=0, return_dict=True)
-        samples, labels = draw(self.model, scoring.NUM, seed=0)
+        samples, labels = draw(self.model, protocol.NUM, seed=0)
         of_discriminator["jsd_bound"] = jensen_shannon_bound(self.model, test, samples, labels)
         runs.add_metrics(self.run, test_images=len(test.labels), test=of_discriminator)
         if self.judge is not None:
-            found = scoring.evaluate(
+            found = protocol.evaluate(
                 self.judge,
                 self.data_set,
                 images.to_uint8(samples),
@@ -255,5 +255,5 @@ class TestReport(keras.callbacks.Callback):
                 seed=0,
                 data_dir=self.data_dir,
             )
-            scoring.write(found, self.run)
+            protocol.write(found, self.run)
             self.results = found.results

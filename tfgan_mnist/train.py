@@ -8,7 +8,7 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from tfgan_mnist import cli, cluster, config, files, runs, scoring
+from tfgan_mnist import cli, cluster, config, files, protocol, runs
 from tfgan_mnist.config import Config
 from tfgan_mnist.errors import UserError
 from tfgan_mnist.report import describe
@@ -235,8 +235,8 @@ def _judge(settings: Config, facts: runs.DataFacts, test: "Split"):
     from tfgan_mnist import classifier
 
     fewest = min(facts.num_images, len(test.images))
-    if fewest < scoring.MIN_SAMPLES:
-        print(f"Samples are not judged: that takes {scoring.MIN_SAMPLES:,} images, not {fewest:,}")
+    if fewest < protocol.MIN_SAMPLES:
+        print(f"Samples are not judged: that takes {protocol.MIN_SAMPLES:,} images, not {fewest:,}")
         return None
     try:
         return classifier.load(settings.dataset, facts.image_shape, settings.data_dir)

@@ -3,7 +3,7 @@
 import json
 from pathlib import Path
 
-# The fewest that are judged: `scoring.MIN_SAMPLES` to test on, and a twelfth of these to hold out.
+# The fewest that are judged: `protocol.MIN_SAMPLES` to test on, and a twelfth of these to hold out.
 TRAIN, TEST = 12_000, 1_000
 FOLDER = Path("mnist/3.0.1")
 
