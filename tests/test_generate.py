@@ -347,7 +347,7 @@ def test_an_export_without_its_card(tmp_path, exports, monkeypatch, capsys):
     shutil.copytree(exports / "2", version)
     (version / export.CARD).unlink()
     line = refusal(monkeypatch, capsys, f"--saved_model={version}")
-    assert "--labels: expected, since no model_card.json tells" in line
+    assert "--labels: expected some, since there is no model_card.json" in line
     line = refusal(monkeypatch, capsys, f"--saved_model={version}", "--labels=3,10")
     assert "expected 0..9; received] [10]" in line  # by the graph itself
     command(f"--saved_model={version}", "--labels=3,9", f"--output={tmp_path}/a.npz")
@@ -359,7 +359,7 @@ def test_an_export_needs_no_code_of_its_model(tmp_path, exports):
         "import sys\n"
         "from tfgan_mnist import generate\n"
         "generate.main(generate.parser().parse_args(sys.argv[1:]))\n"
-        "assert 'tfgan_mnist.models' not in sys.modules\n"
+        "assert 'tfgan_mnist.models.gan' not in sys.modules\n"
     )
     flags = (f"--saved_model={exports}", "--labels=2,0,2,6", f"--output={tmp_path}/2026.png")
     done = subprocess.run(

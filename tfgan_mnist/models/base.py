@@ -61,8 +61,7 @@ class AdversarialModel(keras.Model):
         self.generator = generator or self.default_generator(image_shape)
         self.discriminator = discriminator or self.default_discriminator(image_shape)
         networks.check(self.generator, self.discriminator, self.num_classes)
-        self.averaged_generator = keras.models.clone_model(self.generator)
-        self.averaged_generator.set_weights(self.generator.get_weights())
+        self.averaged_generator = networks.clone(self.generator)
         self.averaged_generator.trainable = False
         self.ema = ema
         self.seed = seed

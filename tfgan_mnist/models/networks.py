@@ -21,6 +21,19 @@ def has_batch_norm(network: keras.Model) -> bool:
     return any(isinstance(layer, kinds) for layer in all_layers(network))
 
 
+def clone(network: keras.Model) -> keras.Model:
+    """A network of the same layers and weights."""
+
+    def copy(layer):
+        if isinstance(layer, keras.layers.Lambda):  # without weights, and Keras copies no code
+            return layer
+        return type(layer).from_config(layer.get_config())
+
+    copied = keras.models.clone_model(network, clone_function=copy)
+    copied.set_weights(network.get_weights())
+    return copied
+
+
 def image_shape_of(
     generator: keras.Model | None,
     discriminator: keras.Model | None,
