@@ -92,10 +92,12 @@ class Ours(Entrant):
         """Calls the step until the process ends."""
         import tensorflow as tf
 
-        from tfgan_mnist import data
+        from tfgan_mnist.data import order
 
         model, settings = self.contestant.model, self.contestant.settings
-        batches = iter(data.batches(self.contestant.split, settings.images_per_step, settings.seed))
+        batches = iter(
+            order.batches(self.contestant.split, settings.images_per_step, settings.seed)
+        )
         in_memory = next(batches)
 
         train_step = tf.function(model.train_step, jit_compile=model.jit_compile)

@@ -100,13 +100,14 @@ def work(model_name: str, batch_size: int) -> None:
     tf.config.threading.set_inter_op_parallelism_threads(1)
     from tfgan_mnist import build, data, distribution
     from tfgan_mnist.config import resolve
+    from tfgan_mnist.data import order
 
     placement = distribution.start("auto", 120)
     settings = resolve({"model": model_name, "steps_per_epoch": 100})
     split = data.Split(np.zeros((4096, 28, 28, 1), np.uint8), np.zeros(4096, np.int32))
     with placement.strategy.scope():
         model = build.build(settings, (28, 28, 1), 10)
-    pipeline = functools.partial(data.batches, split, batch_size, 0)
+    pipeline = functools.partial(order.batches, split, batch_size, 0)
     batches = iter(distribution.share(placement, pipeline))
 
     @tf.function

@@ -21,18 +21,8 @@ import numpy as np
 import pytest
 
 from tests.faults import kills, small_mnist
-from tfgan_mnist import (
-    build,
-    checkpoints,
-    classifier,
-    curves,
-    data,
-    export,
-    files,
-    images,
-    runs,
-    train,
-)
+from tfgan_mnist import build, checkpoints, classifier, curves, data, export, files, runs, train
+from tfgan_mnist.data import pictures
 from tfgan_mnist.errors import UserError
 
 EPOCHS, STEPS = 2, 3
@@ -245,8 +235,10 @@ WRITERS = {
     "run": lambda run, settings, model: runs.create(run, settings, runs.read(run)[1]),
     "rows": lambda run, settings, model: runs.write_rows(run / runs.LOG, [{"epoch": 1.0}] * 9),
     "metrics": lambda run, settings, model: runs.add_metrics(run, test={"d_loss": 1.0}),
-    "grid": lambda run, settings, model: images.write_png(run / "samples/epoch_003.png", PIXELS[0]),
-    "gif": lambda run, settings, model: images.write_gif(run / runs.GIF, PIXELS),
+    "grid": lambda run, settings, model: pictures.write_png(
+        run / "samples/epoch_003.png", PIXELS[0]
+    ),
+    "gif": lambda run, settings, model: pictures.write_gif(run / runs.GIF, PIXELS),
     "curves": lambda run, settings, model: curves.draw(*runs.read_history(run), run / runs.CURVES),
     "checkpoint": lambda run, settings, model: checkpoints.save(run, model),
     "export": lambda run, settings, model: export.export(model, run / "exports"),

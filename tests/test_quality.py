@@ -22,6 +22,7 @@ from tfgan_mnist import (
     runs,
     train,
 )
+from tfgan_mnist.data import order
 from tfgan_mnist.errors import UserError
 
 
@@ -180,13 +181,13 @@ def test_few_images_are_not_judged(run_train, mnist, monkeypatch, capsys):
 
 
 def test_held_out_images_are_not_trained_on(mnist):
-    training, held_out = data.hold_out(mnist.train, 5000)
+    training, held_out = order.hold_out(mnist.train, 5000)
     assert (len(training.images), len(held_out.images)) == (55_000, 5000)
     assert len(training.labels) == 55_000
     together = np.concatenate([training.images, held_out.images]).reshape(60_000, -1)
     assert together.sum(dtype=np.int64) == mnist.train.images.sum(dtype=np.int64)
     assert np.bincount(held_out.labels).min() > 350  # of each digit
-    again = data.hold_out(mnist.train, 5000)[1]
+    again = order.hold_out(mnist.train, 5000)[1]
     np.testing.assert_array_equal(again.images, held_out.images)
     assert quality.num_held_out(600) == 0
 

@@ -178,6 +178,7 @@ def test_replicas_train_as_one_and_overflow_together(run_python, tmp_path):
         tf.config.set_logical_device_configuration(
             cpu, [tf.config.LogicalDeviceConfiguration()] * 2)
         from tfgan_mnist import checkpoints, data, distribution, runs
+        from tfgan_mnist.data import order
         from tfgan_mnist.config import resolve
         from tfgan_mnist.build import build
         rng = np.random.default_rng(0)
@@ -193,7 +194,7 @@ def test_replicas_train_as_one_and_overflow_together(run_python, tmp_path):
                 keras.utils.set_random_seed(0)
                 model = build(settings, (8, 8, 1), 10)
             share = distribution.share(placement, functools.partial(
-                data.batches, split, 16, seed=0, parts=2))
+                order.batches, split, 16, seed=0, parts=2))
             model.fit(share, epochs=2, steps_per_epoch=4, shuffle=False, verbose=0)
             return model, placement, share
 
@@ -388,14 +389,15 @@ def test_multi_worker_without_a_cluster_is_refused(monkeypatch):
 @pytest.mark.parametrize("replicas", [2, 4])
 def test_replicas_share_every_part_of_every_batch(replicas):
     from tfgan_mnist import data
+    from tfgan_mnist.data import order
 
     images = np.arange(50, dtype=np.uint8).reshape(50, 1, 1, 1)
     split = data.Split(images, np.arange(50, dtype=np.int32))
     options = {"batch_size": 16, "seed": 1, "first_step": 2, "parts": 2}
-    whole = [labels.numpy() for _, labels in data.batches(split, **options).take(5)]
+    whole = [labels.numpy() for _, labels in order.batches(split, **options).take(5)]
     for first in range(0, replicas, 2):  # workers of two replicas each
         own = range(first, first + 2)
-        shares = data.batches(split, **options, own=own, replicas=replicas)
+        shares = order.batches(split, **options, own=own, replicas=replicas)
         for number, (_, labels) in enumerate(shares.take(10)):
             step, replica = divmod(number, 2)
             parts = whole[step].reshape(2, replicas, -1)[:, first + replica]

@@ -8,16 +8,9 @@ import keras
 import numpy as np
 import pytest
 
-from tfgan_mnist import (
-    build,
-    checkpoints,
-    comparison,
-    curves,
-    export,
-    images,
-    runs,
-)
+from tfgan_mnist import build, checkpoints, comparison, curves, export, runs
 from tfgan_mnist.config import resolve
+from tfgan_mnist.data import pictures
 from tfgan_mnist.errors import UserError
 from tfgan_mnist.models import mlp
 from tfgan_mnist.models.gan import GAN
@@ -124,22 +117,22 @@ def header(shape, descr="|u1"):
 def test_an_invalid_archive_of_images_is_refused(content, tmp_path):
     path = zip_with(tmp_path / "some.npz", **{"images.npy": content})
     with pytest.raises(UserError, match="cannot be read as an .npz archive"):
-        images.read(path)
+        pictures.read(path)
 
 
 def test_members_of_an_archive_stay_inside(tmp_path):
     whole = header((1, 2, 2, 1)) + b"\0" * 4
     members = {"images.npy": whole, "../outside.npy": whole, "/tmp/outside.npy": whole}
     path = zip_with(tmp_path / "some.npz", **members)
-    assert images.read(path).shape == (1, 2, 2, 1)
+    assert pictures.read(path).shape == (1, 2, 2, 1)
     assert [each.name for each in tmp_path.iterdir()] == ["some.npz"]
 
 
 def test_a_broken_picture_is_refused(tmp_path):
     path = tmp_path / "some.png"
-    path.write_bytes(images.png_bytes(np.zeros((8, 8, 1), np.uint8))[:40])
+    path.write_bytes(pictures.png_bytes(np.zeros((8, 8, 1), np.uint8))[:40])
     with pytest.raises(UserError, match="cannot be read as one"):
-        images.read(path)
+        pictures.read(path)
 
 
 def test_a_keras_archive_with_code_in_it_is_refused(tmp_path):

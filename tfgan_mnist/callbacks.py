@@ -11,7 +11,8 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from tfgan_mnist import checkpoints, curves, distribution, export, images, runs
+from tfgan_mnist import checkpoints, curves, distribution, export, runs
+from tfgan_mnist.data import pictures, pixels
 from tfgan_mnist.errors import Stopped, UserError
 from tfgan_mnist.models.gan import GAN
 
@@ -44,8 +45,8 @@ class SampleGrid(keras.callbacks.Callback):
         self.write(epoch + 1)
 
     def write(self, epoch: int) -> None:
-        grid = images.enlarge(sample_grid(self.model), GRID_SCALE)
-        images.write_png(self.folder / f"epoch_{epoch:03d}.png", grid)
+        grid = pixels.enlarge(sample_grid(self.model), GRID_SCALE)
+        pictures.write_png(self.folder / f"epoch_{epoch:03d}.png", grid)
         if self.writer:
             with self.writer.as_default():
                 tf.summary.image("samples", grid[None], step=epoch)
@@ -61,7 +62,7 @@ def sample_grid(model: GAN) -> np.ndarray:
         shown = np.linspace(0, model.num_classes - 1, rows).round().astype(np.int32)
         labels = np.repeat(shown, GRID_COLUMNS)
         latents = np.tile(model.latents(GRID_COLUMNS), (rows, 1))
-    return images.grid(images.to_uint8(model.sample(latents, labels)), columns=GRID_COLUMNS)
+    return pixels.grid(pixels.to_uint8(model.sample(latents, labels)), columns=GRID_COLUMNS)
 
 
 class Log(keras.callbacks.Callback):
@@ -208,8 +209,8 @@ class Pictures(keras.callbacks.Callback):
         # By number: epoch_1000 comes after epoch_999.
         found = (self.run / runs.SAMPLES).glob("epoch_*.png")
         paths = sorted(found, key=lambda path: (len(path.name), path.name))
-        frames = [images.read(path)[0] for path in paths]
-        images.write_gif(self.run / runs.GIF, frames, GIF_MILLISECONDS)
+        frames = [pictures.read(path)[0] for path in paths]
+        pictures.write_gif(self.run / runs.GIF, frames, GIF_MILLISECONDS)
         curves.draw(*runs.read_history(self.run), self.run / runs.CURVES)
 
 

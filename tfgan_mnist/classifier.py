@@ -19,7 +19,8 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from tfgan_mnist import data, files, images
+from tfgan_mnist import data, files
+from tfgan_mnist.data import pixels
 from tfgan_mnist.errors import UserError
 
 # Increase it with any change to the network or its training: values are comparable within a
@@ -72,7 +73,7 @@ class Classifier:
         self.num_classes = network.output_shape[1][-1]  # K
         self.about = about  # the contents of about.json
         self._infer = tf.function(
-            lambda batch: network(images.to_float(batch), training=False),
+            lambda batch: network(pixels.to_float(batch), training=False),
             input_signature=[tf.TensorSpec((None, *self.image_shape), tf.uint8)],
             jit_compile=False,  # XLA's convolutions are several times slower on a CPU
         )
@@ -85,7 +86,7 @@ class Classifier:
     def features_and_logits(self, batch: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """(N, H, W, C) uint8 in [0, 255] -> features (N, 128), logits (N, K), both float32.
 
-        Convert samples in [-1, 1] by `images.to_uint8` first, so that they are rounded to the same
+        Convert samples in [-1, 1] by `pixels.to_uint8` first, so that they are rounded to the same
         256 values as real images. Raises ValueError for another shape or type.
         """
         if batch.dtype != np.uint8 or batch.shape[1:] != self.image_shape or not len(batch):

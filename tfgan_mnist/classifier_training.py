@@ -6,8 +6,9 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from tfgan_mnist import images, metrics
+from tfgan_mnist import metrics
 from tfgan_mnist.classifier import Classifier, network
+from tfgan_mnist.data import pixels
 from tfgan_mnist.errors import UserError
 
 EPOCHS = 10
@@ -47,7 +48,7 @@ def train(
 
     @tf.function(jit_compile=False)
     def update(batch, labels, step):
-        inputs = augment(images.to_float(batch), (seed, step))
+        inputs = augment(pixels.to_float(batch), (seed, step))
         with tf.GradientTape() as tape:
             _, logits = net(inputs, training=True)
             losses = tf.nn.sparse_softmax_cross_entropy_with_logits(labels, logits)

@@ -27,7 +27,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from tfgan_mnist import cli, comparison, export, generate, images, protocol, report, runs
+from tfgan_mnist import cli, comparison, export, generate, protocol, report, runs
+from tfgan_mnist.data import pictures
 from tfgan_mnist.errors import UserError
 
 
@@ -60,7 +61,7 @@ def of_saved_model(path: Path, num: int | None, seed: int) -> Samples:
 
 def of_images(path: Path, num: int | None, seed: int) -> Samples:
     """Images of a file or folder, all or `num` of them, with their labels if there are any."""
-    pixels, labels = images.read(path), None
+    pixels, labels = pictures.read(path), None
     if path.suffix == ".npz":
         try:
             with np.load(path) as archive:

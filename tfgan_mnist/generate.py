@@ -27,7 +27,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from tfgan_mnist import cli, export, files, images, latents, runs
+from tfgan_mnist import cli, export, files, latents, runs
+from tfgan_mnist.data import pictures, pixels
 from tfgan_mnist.errors import UserError
 
 NUM = 100
@@ -165,7 +166,7 @@ def draw(source: Source, plan: Plan) -> np.ndarray:
     for first in range(0, len(plan.latents), BATCH):
         rows = slice(first, first + BATCH)
         labels = None if plan.labels is None else plan.labels[rows]
-        batches.append(images.to_uint8(source.sample(plan.latents[rows], labels)))
+        batches.append(pixels.to_uint8(source.sample(plan.latents[rows], labels)))
     return np.concatenate(batches)
 
 
@@ -196,37 +197,37 @@ def _expect_at_most(most: int, count: int) -> None:
 # Where images go to
 
 
-def write_picture(path: Path, pixels: np.ndarray, plan: Plan) -> None:
+def write_picture(path: Path, images: np.ndarray, plan: Plan) -> None:
     """All images in one PNG."""
-    images.write_png(path, images.enlarge(images.grid(pixels, plan.columns), SCALE))
+    pictures.write_png(path, pixels.enlarge(pixels.grid(images, plan.columns), SCALE))
 
 
-def write_animation(path: Path, pixels: np.ndarray, plan: Plan) -> None:
+def write_animation(path: Path, images: np.ndarray, plan: Plan) -> None:
     """A GIF with a frame for each step of an interpolation, there and back."""
-    rows = len(pixels) // plan.columns
-    by_step = pixels.reshape(rows, plan.columns, *pixels.shape[1:]).swapaxes(0, 1)
+    rows = len(images) // plan.columns
+    by_step = images.reshape(rows, plan.columns, *images.shape[1:]).swapaxes(0, 1)
     columns = rows if rows <= MAX_COLUMNS else None
-    there = [images.enlarge(images.grid(frame, columns), SCALE) for frame in by_step]
+    there = [pixels.enlarge(pixels.grid(frame, columns), SCALE) for frame in by_step]
     # The ends are shown once, so that the loop does not stop at them.
-    images.write_gif(path, there + there[-2:0:-1], GIF_MILLISECONDS, GIF_MILLISECONDS)
+    pictures.write_gif(path, there + there[-2:0:-1], GIF_MILLISECONDS, GIF_MILLISECONDS)
 
 
-def write_arrays(path: Path, pixels: np.ndarray, plan: Plan) -> None:
-    """The `.npz` file that `images.read` reads."""
-    arrays: dict[str, Any] = {"images": pixels}
+def write_arrays(path: Path, images: np.ndarray, plan: Plan) -> None:
+    """The `.npz` file that `pictures.read` reads."""
+    arrays: dict[str, Any] = {"images": images}
     if plan.labels is not None:
         arrays["labels"] = plan.labels
     with files.write_atomically(path) as partial:
         np.savez_compressed(partial, **arrays)
 
 
-def write_folder(path: Path, pixels: np.ndarray, plan: Plan) -> None:
+def write_folder(path: Path, images: np.ndarray, plan: Plan) -> None:
     """A PNG for each image, named so that they sort in order."""
     with files.write_atomically(path) as partial:
         partial.mkdir()
-        for i, image in enumerate(pixels):
+        for i, image in enumerate(images):
             label = "" if plan.labels is None else f"_{plan.labels[i]}"
-            (partial / f"{i:05d}{label}.png").write_bytes(images.png_bytes(image))
+            (partial / f"{i:05d}{label}.png").write_bytes(pictures.png_bytes(image))
 
 
 class Output(NamedTuple):

@@ -10,8 +10,9 @@ import numpy as np
 import tensorflow as tf
 from absl import logging
 
-from tfgan_mnist import checkpoints, data, images, metrics, protocol, runs, watch
+from tfgan_mnist import checkpoints, data, metrics, protocol, runs, watch
 from tfgan_mnist.classifier import ChannelwiseClassifier, Classifier
+from tfgan_mnist.data import pixels
 from tfgan_mnist.errors import UserError
 from tfgan_mnist.models.base import INFERENCE_BATCH
 from tfgan_mnist.models.gan import GAN
@@ -87,7 +88,7 @@ class Evaluation(keras.callbacks.Callback):
         """
         start = time.perf_counter()
         samples, labels = draw(self.model, len(self.held_out.images), SEED)
-        features, logits = self.judge.features_and_logits(images.to_uint8(samples))
+        features, logits = self.judge.features_and_logits(pixels.to_uint8(samples))
         row = protocol.quick_scores(features, logits, self.reference)
         if not np.isfinite(samples).all():  # they became black pixels
             row["fid"] = math.nan
@@ -117,7 +118,7 @@ def jensen_shannon_bound(model: GAN, real: data.Split, samples, labels) -> float
     log p(real) / p(generated) give a good one. That of a conditional model is of images together
     with their labels. NaN when a logit is not finite.
     """
-    of_real = model.logits(images.to_float(real.images), _known(model, real.labels))
+    of_real = model.logits(pixels.to_float(real.images), _known(model, real.labels))
     of_fake = model.logits(samples, labels)
     with np.errstate(invalid="ignore"):
         loss = float(np.logaddexp(0.0, -of_real).mean() + np.logaddexp(0.0, of_fake).mean())
@@ -240,7 +241,7 @@ class TestReport(keras.callbacks.Callback):
     def on_train_end(self, logs=None):
         test = self.data_set.test
         batches = tf.data.Dataset.from_tensor_slices(tuple(test)).batch(INFERENCE_BATCH)
-        batches = batches.map(lambda pixels, labels: (images.to_float(pixels), labels))
+        batches = batches.map(lambda pixels, labels: (pixels.to_float(pixels), labels))
         of_discriminator = self.model.evaluate(batches, verbose=0, return_dict=True)
         samples, labels = draw(self.model, protocol.NUM, seed=0)
         of_discriminator["jsd_bound"] = jensen_shannon_bound(self.model, test, samples, labels)
@@ -249,7 +250,7 @@ class TestReport(keras.callbacks.Callback):
             found = protocol.evaluate(
                 self.judge,
                 self.data_set,
-                images.to_uint8(samples),
+                pixels.to_uint8(samples),
                 labels,
                 source=runs.name_of(self.run, self.model.steps_done),
                 seed=0,

@@ -5,7 +5,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from tfgan_mnist import files, images, metrics
+from tfgan_mnist import files, metrics
+from tfgan_mnist.data import pixels
 
 MAX_CLASSES_SHOWN = 20  # side by side on the screen
 
@@ -89,7 +90,7 @@ def draw(path: Path, found: Evaluation) -> None:
         (worst, by_confidence[:100], "the 100 of which the classifier is least certain"),
         (best, by_confidence[-100:], "the 100 of which the classifier is most certain"),
     ):
-        panel.imshow(images.grid(tiles, 10).squeeze(), cmap="gray", vmin=0, vmax=255)
+        panel.imshow(pixels.grid(tiles, 10).squeeze(), cmap="gray", vmin=0, vmax=255)
         panel.set_title(title)
         panel.set_axis_off()
 

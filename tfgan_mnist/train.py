@@ -72,6 +72,7 @@ def train(
 def _train(settings: Config, run: Path | None, placement: "DistributionContext") -> Path:
     """`train` on devices that are settled."""
     from tfgan_mnist import build, callbacks, checkpoints, data, distribution, quality, runtime
+    from tfgan_mnist.data import order
 
     # The data, in memory as uint8. They settle what the configuration leaves to them.
     if settings.tensorboard:
@@ -92,10 +93,10 @@ def _train(settings: Config, run: Path | None, placement: "DistributionContext")
     # Held out even where there is no classifier yet: the run stays the same when there will be one.
     evaluated = settings.epochs_per_evaluation > 0
     num_held_out = quality.num_held_out(facts.num_images) if evaluated else 0
-    training, held_out = data.hold_out(data_set.train, num_held_out)
+    training, held_out = order.hold_out(data_set.train, num_held_out)
     judges = evaluated and placement.is_chief
     judge = _judge(settings, facts, data_set.test) if judges else None
-    full_pass = data.steps_per_epoch(training, settings.images_per_step)
+    full_pass = order.steps_per_epoch(training, settings.images_per_step)
     settings = dataclasses.replace(
         settings,
         channels=facts.image_shape[-1],
@@ -188,7 +189,7 @@ def _train(settings: Config, run: Path | None, placement: "DistributionContext")
             batches = distribution.share(
                 placement,
                 functools.partial(
-                    data.batches,
+                    order.batches,
                     training,
                     settings.images_per_step,
                     settings.seed,

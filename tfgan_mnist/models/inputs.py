@@ -4,7 +4,7 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from tfgan_mnist.images import to_float
+from tfgan_mnist.data.pixels import to_float
 
 
 def as_batch(data, image_shape: tuple[int, int, int], num_classes: int | None) -> tuple:
