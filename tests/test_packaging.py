@@ -18,8 +18,8 @@ PACKAGE = ROOT / "tfgan_mnist"
 
 # Every module has its place. An import goes down, or to the left within its row.
 ROWS = (
-    "errors files cli config images latents losses metrics report runs curves comparison watch "
-    "cluster",
+    "errors files cli config images latents losses metrics report runs curves comparison "
+    "diagnostics cluster",
     "serving.errors serving.protos serving.settings serving.operations serving.saved_model "
     "serving.batching serving",
     "serving.versions serving.json_tensor serving.metrics serving.page serving.describe",
@@ -28,7 +28,7 @@ ROWS = (
     "models.layers models.optimizers models.guard models.gan models.dcgan models.cdcgan models "
     "__init__",
     # An exporter is a noun that the callback calls, and a verb.
-    "scoring formats checkpoints export callbacks quality",
+    "scoring formats checkpoints export evaluation_callback callbacks resume finish",
     "generate evaluate serve train_classifier",
     "train",
 )
