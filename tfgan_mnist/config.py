@@ -161,12 +161,6 @@ class Config:
         "when training goes wrong: say so, stop, or go back to the best evaluation",
         choices=("warn", "stop", "rollback"),
     )
-    on_nonfinite: str = option(
-        "skip",
-        "when a gradient is NaN or infinite, whose update is never made: go on, and when it lasts "
-        "do as on_collapse says (warn stops then); or at once go back, or stop",
-        choices=("skip", "rollback", "stop"),
-    )
 
     # What is written
     run_root: str = option("runs", "folder of the numbered run folders")
@@ -308,6 +302,7 @@ def from_saved(values: dict[str, Any]) -> Config:
     Raises:
       UserError: as `resolve`; a key that is missing was added since and takes its default.
     """
+    values = {key: value for key, value in values.items() if key != "on_nonfinite"}  # was removed
     return Config(**{key: _typed(key, value) for key, value in values.items()})
 
 

@@ -361,6 +361,12 @@ class GAN(keras.Model):
         optimizers = (self.d_optimizer, self.g_optimizer)
         return any(isinstance(o, keras.optimizers.LossScaleOptimizer) for o in optimizers)
 
+    @property
+    def skipped_updates(self) -> int:
+        """Updates of D and G that were skipped, as their gradients were not finite."""
+        due = self.steps_done * (self.discriminator_steps + 1)
+        return due - _number(self.d_optimizer.iterations) - _number(self.g_optimizer.iterations)
+
     def _maybe_symbolic_build(self, iterator=None, data_batch=None) -> None:
         """Nothing: all is built by `__init__` and `compile`.
 
