@@ -28,7 +28,7 @@ ROWS = (
     "models.layers models.optimizers models.guard models.gan models.dcgan models.cdcgan models "
     "__init__",
     # An exporter is a noun that the callback calls, and a verb.
-    "scoring formats checkpoints export evaluation_callback callbacks resume finish",
+    "scoring formats checkpoints export evaluation_callback callbacks resume fit finish",
     "generate evaluate serve train_classifier",
     "train",
 )

@@ -324,13 +324,3 @@ def test_run_folders_are_numbered(tmp_path):
     made = [runs.create(tmp_path, Config(), facts).name for _ in range(2)]
     assert made == ["0042-dcgan", "0043-dcgan"]
     assert runs.read(tmp_path / "0042-dcgan") == (Config(), facts)
-
-
-@pytest.mark.parametrize(
-    "text",
-    ["", "[]", "{}", '{"config": 3}', '{"config": {"model": "vae"}, "data": {}}', "[" * 9999],
-)
-def test_a_damaged_config_is_refused(text, tmp_path):
-    (tmp_path / "config.json").write_text(text)
-    with pytest.raises(UserError, match="expected|unknown"):
-        runs.read(tmp_path)

@@ -74,26 +74,19 @@ def restore(run: Path, model: GAN, step: int | None = None) -> int:
     if step is not None:
         paths.sort(key=lambda path: path != _path(run, step))  # stable
     for path in paths:
-        others = _other_versions(path)
         try:
             _checkpoint(model).read(str(path / "state")).assert_consumed()
         except Exception as error:  # damaged files raise errors of many types
             reason = (str(error).strip() or repr(error)).splitlines()[0]
-            by = f" (written by {others})" if others else ""
-            logging.warning("%s%s is unreadable; skipping it: %s", path, by, reason)
+            logging.warning("%s is unreadable; skipping it: %s", path, reason)
         else:
-            if others:
-                logging.warning(
-                    "%s was written by %s. Results may differ from a run without the change.",
-                    path,
-                    others,
-                )
+            if others := _other_versions(path):
+                logging.warning("%s was written by %s. Results may differ.", path, others)
             return model.steps_done
-    expected = run / FOLDER
     raise UserError(
-        f"{expected}: none of the {len(paths)} checkpoints can be read"
+        f"{run / FOLDER}: expected a readable checkpoint; received {len(paths)} unreadable ones"
         if paths
-        else f"{expected}: no checkpoint there; the run was stopped before its first one"
+        else f"{run / FOLDER}: no checkpoint there; the run was stopped before its first one"
     )
 
 

@@ -83,9 +83,9 @@ def _slurm_cluster() -> Cluster:
 def wait_for_all(cluster: Cluster, wait_seconds: float) -> None:
     """Returns when this worker and each other one have connected to each other.
 
-    TensorFlow's own wait takes an hour, cannot be interrupted and does not name who is missing. It
-    also connects to a process of an earlier start that has not ended yet; such a process does not
-    send `ANSWER`. The port is free again afterwards, for TensorFlow's server.
+    TensorFlow's own wait takes an hour, and does not name who is missing. It also connects to a
+    process of an earlier start that has not ended yet, which does not send `ANSWER`. Afterwards the
+    port is free for TensorFlow's server.
 
     Raises:
       WorkerLost: some workers did not start in time.

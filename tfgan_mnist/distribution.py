@@ -10,9 +10,7 @@ import os
 import re
 import signal
 import sys
-import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from pathlib import Path
 from typing import NamedTuple
 
 import keras
@@ -157,17 +155,6 @@ def _exit_when_a_worker_is_lost(worker_index: int) -> Iterator[None]:
         os._exit(WorkerLost.exit_status)
 
 
-@contextlib.contextmanager
-def discarded_output() -> Iterator[Path]:
-    """For a worker that keeps no files: yields a temporary folder, and discards what it prints."""
-    with (
-        tempfile.TemporaryDirectory() as folder,
-        open(os.devnull, "w") as devnull,
-        contextlib.redirect_stdout(devnull),
-    ):
-        yield Path(folder)
-
-
 def summed(context: DistributionContext, numbers) -> np.ndarray:
     """The sum of an int64 array over the workers, which all have to call this."""
     numbers = np.asarray(numbers, np.int64)
@@ -219,15 +206,6 @@ def expect_same(context: DistributionContext, what: str, value: str) -> None:
             f"{what}: expected the same on all workers; worker {', '.join(others)} has others than "
             f"the chief. This is worker {context.worker_index} with\n{value}"
         )
-
-
-def expect_same_state(context: DistributionContext, state: Mapping[str, Sequence]) -> None:
-    """Raises UserError when the workers do not hold the same bits in these variables."""
-    if context.num_workers > 1:
-        values = (keras.ops.convert_to_numpy(each) for owned in state.values() for each in owned)
-        digest = hashlib.sha256(b"".join(value.tobytes() for value in values))
-        expect_same(context, "weights", digest.hexdigest())
-        print(f"All {context.num_workers} workers hold the same weights.")
 
 
 def check_config(context: DistributionContext, config: Config) -> None:

@@ -50,11 +50,11 @@ def write_report(
 
     Args:
       run: the run's folder.
-      model: with the weights that were chosen on held-out images.
-      data_set: has the test images.
+      model: its weights were chosen on held-out images.
+      data_set: the training and test images.
       test: what `evaluate_discriminator` returned.
       classifier: of the data set; None: the samples are not evaluated.
-      data_dir: where prepared data sets are, and the scores of real images are kept.
+      data_dir: where the scores of real images are kept.
     """
     samples, labels = evaluation_callback.draw(model, scoring.NUM, seed=0)
     bound = evaluation_callback.jensen_shannon_bound(model, data_set.test, samples, labels)

@@ -30,15 +30,32 @@ def expect_same_config(run: Path, former: Config, received: Config) -> None:
             )
 
 
-def expect_same(
-    run: Path, saved: tuple[Config, runs.DataFacts], config: Config, facts: runs.DataFacts
+def open_run(
+    run: Path | None,
+    saved: tuple[Config, runs.DataFacts] | None,
+    config: Config,
+    facts: runs.DataFacts,
+) -> Path:
+    """The folder of a run that goes on, or of a new one where nothing is `saved`.
+
+    Raises:
+      UserError: the run was begun with another configuration, or on other data.
+    """
+    if run and saved:
+        expect_same_config(run, saved[0], config)
+        _expect_same_data(run, saved[1], facts, config)
+    else:
+        run = runs.create(config.run_root, config, facts, run)
+    print(f"{config}\n\n{'Resuming' if saved else 'Run folder'}: {run}")
+    return run
+
+
+def _expect_same_data(
+    run: Path, former: runs.DataFacts, received: runs.DataFacts, config: Config
 ) -> None:
-    """Raises UserError when the run was begun with another configuration, or on other data."""
-    former_config, former = saved
-    expect_same_config(run, former_config, config)
     if not former.fingerprint:  # an old run
-        former = former._replace(fingerprint=facts.fingerprint)
-    pairs = zip(former._fields, former, facts)
+        former = former._replace(fingerprint=received.fingerprint)
+    pairs = zip(former._fields, former, received)
     differences = [f"{key} {was!r}, now {now!r}" for key, was, now in pairs if was != now]
     if differences:
         where = files.data_folder(config.data_dir)

@@ -2,9 +2,7 @@
 
 import contextlib
 import dataclasses
-import functools
 import importlib.util
-import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -16,7 +14,6 @@ from tfgan_mnist.errors import UserError
 if TYPE_CHECKING:  # flags are checked before TensorFlow starts
     from tfgan_mnist.data import ImageData, Split
     from tfgan_mnist.distribution import DistributionContext
-    from tfgan_mnist.models import GAN
 
 # These may differ between workers: each reads its own data, and only the chief writes.
 OWN_TO_WORKERS = (*configuration.PLACES, "tensorboard")
@@ -46,47 +43,47 @@ def train(
     """
     # Set up the devices; seed and precision first, as variables depend on them.
     cli.start_tensorflow()
-    from tfgan_mnist import distribution, evaluation_callback, finish, runtime
+    from tfgan_mnist import distribution, evaluation_callback, finish, fit, runtime
 
     runtime.configure(config.seed, config.precision)
     context = distribution.start(strategy, wait_seconds)
     with contextlib.ExitStack() as stack:
         stack.enter_context(distribution.together(context))
-        if not context.is_chief:
-            run, saved = stack.enter_context(distribution.discarded_output()), None
 
         # Load the data, and hold out training images for evaluations.
         image_data, facts = _load_data(config)
         images, held_out = _hold_out(image_data.train, config)
-        classifier = evaluation_callback.find_classifier(image_data, config)
 
         # Resolve what the configuration leaves to the data and the machine.
         config = _resolve(config, facts, images, context)
 
-        # Open the run's folder.
-        if run and saved:
-            resume.expect_same(run, saved, config, facts)
-        else:
-            run = runs.create(config.run_root, config, facts, run)
-        stack.enter_context(runs.locked(run))
-        print(f"{config}\n\n{'Resuming' if saved else 'Run folder'}: {run}")
+        # Open the run's folder, which only the chief has.
+        run = resume.open_run(run, saved, config, facts) if context.is_chief else None
+        classifier = evaluation = None
+        if run:
+            stack.enter_context(runs.locked(run))
+            classifier = evaluation_callback.find_classifier(image_data, config)
 
         # Build the model, and restore its state.
-        model = _build(config, facts, context)
-        finished = saved is not None and resume.restore(run, model, config, facts)
+        model = fit.build_model(config, facts, context)
+        finished = run and saved and resume.restore(run, model, config, facts)
         distribution.copy_from_chief(context, model.training_state())
-        if distribution.from_chief(context, [finished])[0]:
+        if distribution.from_chief(context, [bool(finished)])[0]:
             return run
 
         # Train.
-        _fit(model, images, config, run, classifier, held_out, context)
-        distribution.expect_same_state(context, model.training_state())
+        if run and classifier and len(held_out.images):
+            evaluation = evaluation_callback.Evaluation(
+                run, classifier, held_out, config.epochs_per_evaluation, config.epochs
+            )
+        fit.train_epochs(model, images, config, context, run, evaluation)
 
         # Finish: choose the best weights, score them on the test images, draw and export.
-        finish.restore_best(run, model)
+        if run:
+            finish.restore_best(run, model)
         distribution.copy_from_chief(context, model.training_state())
         scores = finish.evaluate_discriminator(model, image_data.test)
-        if context.is_chief:
+        if run:
             finish.write_report(run, model, image_data, scores, classifier, config.data_dir)
             finish.draw_pictures(run)
             finish.export_model(run, model, config, resumed=saved is not None)
@@ -112,9 +109,7 @@ def _load_data(config: Config) -> tuple["ImageData", runs.DataFacts]:
 
 
 def _hold_out(images: "Split", config: Config) -> tuple["Split", "Split"]:
-    """The images to train on, and those of the evaluations; these are also apart without a
-    classifier, so that the run stays the same when there is one.
-    """
+    """The images to train on, and those of evaluations, which may lack a classifier."""
     from tfgan_mnist import data, evaluation_callback
 
     num = evaluation_callback.num_held_out(len(images.images))
@@ -142,81 +137,6 @@ def _resolve(
     shared = dataclasses.asdict(config) | dict.fromkeys(OWN_TO_WORKERS)
     distribution.expect_same(context, "configuration and data", f"{shared} {facts}")
     return config
-
-
-def _build(config: Config, facts: runs.DataFacts, context: "DistributionContext") -> "GAN":
-    """The model on the devices of `context`."""
-    from tfgan_mnist import models, runtime
-
-    xla = runtime.use_xla() and context.num_replicas == 1  # it compiles for one device
-    with context.strategy.scope():
-        model = models.build(config, facts.image_shape, facts.num_classes, xla)
-    print(
-        f"{type(model).__name__}: G {model.generator.count_params():,} and "
-        f"D {model.discriminator.count_params():,} parameters, on {runtime.describe()}{context}"
-    )
-    return model
-
-
-def _fit(
-    model: "GAN",
-    images: "Split",
-    config: Config,
-    run: Path,
-    classifier,
-    held_out: "Split",
-    context: "DistributionContext",
-) -> None:
-    """Trains the remaining epochs. The chief's callbacks write the run.
-
-    An epoch that was stopped in its middle is completed by a `fit` of its own.
-    """
-    from tfgan_mnist import callbacks, data, distribution
-    from tfgan_mnist.evaluation_callback import Evaluation
-
-    checkpoint = callbacks.Checkpoint(run)
-    writing: list = []
-    if context.is_chief:
-        every, last = config.epochs_per_evaluation, config.epochs
-        evaluation = None
-        if classifier and len(held_out.images):
-            evaluation = Evaluation(run, classifier, held_out, every, last)
-        writing = [
-            callbacks.SampleGrid(run, config.tensorboard),
-            callbacks.Log(run, config.images_per_step),
-            *([evaluation] if evaluation else []),
-            callbacks.TrainingDiagnostics(run, config.on_collapse, evaluation),
-            *([callbacks.TensorBoard(run)] if config.tensorboard else []),
-            checkpoint,
-        ]
-
-    def fit(first_epoch: int, epochs: int, steps: int, *more) -> None:
-        batches = functools.partial(
-            data.batches,
-            images,
-            config.images_per_step,
-            config.seed,
-            first_step=model.steps_done,
-            parts=config.discriminator_steps,
-        )
-        model.fit(
-            distribution.share(context, batches),
-            initial_epoch=first_epoch,
-            epochs=epochs,
-            steps_per_epoch=steps,
-            shuffle=False,  # the pipeline does it, as a function of the seed and the epoch
-            callbacks=[*writing, *more],
-            # A bar with an ETA on a terminal, a line per epoch in a file.
-            verbose=1 if sys.stdout.isatty() else 2,
-        )
-
-    epoch, steps_done = divmod(model.steps_done, config.steps_per_epoch)
-    with checkpoint.saving_on_signals() if context.is_chief else contextlib.nullcontext():
-        if steps_done:
-            remaining = config.steps_per_epoch - steps_done
-            fit(epoch, epoch + 1, remaining, callbacks.KeepMetrics(model))
-            epoch += 1
-        fit(epoch, config.epochs, config.steps_per_epoch)
 
 
 def main(arguments) -> None:
