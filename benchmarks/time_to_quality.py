@@ -6,7 +6,7 @@
 A contestant is one of ours or a public example, re-implemented from its published set-up, with
 settings that only slow it down corrected (contestants/). Each has a process of its own, alone on
 the machine, and is scored at 1, 2, 5 and 10 minutes of its own training time, tracing included, the
-scoring not. A recipe of ours that ends before a mark stays as it is. The seeds come one after the
+protocol not. A recipe of ours that ends before a mark stays as it is. The seeds come one after the
 other, and within a seed the contestants, so that what the machine does over the hours meets all.
 
 Scores: 10,000 samples against the 10,000 test images, as `evaluate` makes them. Each mark is a line
