@@ -11,6 +11,7 @@ from tfgan_mnist import data, evaluate, export, generate, runs
 from tfgan_mnist.config import resolve
 from tfgan_mnist.errors import UserError
 from tfgan_mnist.evaluation import classifier_training, comparison, metrics, protocol
+from tfgan_mnist.exports import card
 from tfgan_mnist.training import build, checkpoints
 
 FACTS = runs.DataFacts(image_shape=(28, 28, 1), num_classes=10, num_images=60_000)
@@ -326,8 +327,8 @@ def test_other_refusals(command, results_of, tmp_path):
 
 def test_an_export_without_a_data_set_in_its_card(command, tmp_path):
     version = export.export_run(make_run(tmp_path / "runs"), tmp_path / "exports")
-    card = json.loads((version / export.CARD).read_text())
-    del card["config"]
-    (version / export.CARD).write_text(json.dumps(card))
+    described = json.loads((version / card.CARD).read_text())
+    del described["config"]
+    (version / card.CARD).write_text(json.dumps(described))
     with pytest.raises(UserError, match="names no data set. Give --dataset"):
         command(f"--saved_model={version}", f"--num={MIN_IMAGES}")

@@ -13,7 +13,7 @@ from tiny_models import FACTS, MODELS, NUM_CLASSES, labels_for, passing_through,
 
 from tfgan_mnist import cli, config, export, files, runs
 from tfgan_mnist.errors import UserError
-from tfgan_mnist.serving import protos
+from tfgan_mnist.exports import card, saved_model, versions, warmup
 from tfgan_mnist.training import checkpoints
 
 ARCHIVE = type(keras.export.ExportArchive())  # of this backend
@@ -24,7 +24,7 @@ SIGNATURES = ("serving_default", "sample", "png")
 def exported(request, tmp_path_factory):
     """(model, folder of its export, the export in a C++ session)."""
     model = tiny(request.param)
-    folder = export.export(model, tmp_path_factory.mktemp("exports") / request.param)
+    folder = saved_model.export(model, tmp_path_factory.mktemp("exports") / request.param)
     with CppSession(folder) as session:
         yield model, folder, session
 
@@ -76,7 +76,7 @@ def test_a_row_is_a_function_of_its_seed(exported):
 
 
 def test_seeds_draw_standard_normal_latents(tmp_path):
-    with CppSession(export.export(passing_through(), tmp_path)) as session:
+    with CppSession(saved_model.export(passing_through(), tmp_path)) as session:
         latents = 2 * session.run("sample", seed=np.arange(500))["images"] - 1
     assert abs(latents.mean()) < 0.02
     assert abs(latents.std() - 1) < 0.02
@@ -190,8 +190,8 @@ def test_no_xla(exported):
 def test_the_exports_that_ship(exports, name):
     """In the C++ session, with the requests that a server warms them up by."""
     folder = exports / name / "1"
-    card = json.loads((folder / export.CARD).read_text())
-    requests = dict(protos.read_warmup(folder))
+    described = json.loads((folder / card.CARD).read_text())
+    requests = dict(warmup.read(folder))
     with CppSession(folder) as session:
         assert (
             set(SIGNATURES) == set(requests) == set(session.signatures) - {"__saved_model_init_op"}
@@ -200,7 +200,7 @@ def test_the_exports_that_ship(exports, name):
     rows = len(requests["png"]["seed"])
     for key in ("serving_default", "sample"):
         images = answers[key]["images"]
-        assert images.shape == (rows, *card["image_shape"])
+        assert images.shape == (rows, *described["image_shape"])
         assert images.min() >= 0 and images.max() <= 1
         assert images.max() - images.min() > 0.5
     pngs = np.stack([tf.io.decode_png(png) for png in answers["png"]["png_bytes"]])
@@ -223,7 +223,7 @@ def test_float32_whatever_the_precision(tmp_path, precision):
     keras.config.set_dtype_policy(precision)
     model = tiny("cdcgan")
     latents, labels = model.latents(NUM_CLASSES), np.arange(NUM_CLASSES)
-    with CppSession(export.export(model, tmp_path)) as session:
+    with CppSession(saved_model.export(model, tmp_path)) as session:
         graph = str(session.meta_graph.graph_def)
         served = session.run("serving_default", latents=latents, labels=labels)["images"]
     assert "DT_HALF" not in graph
@@ -241,7 +241,7 @@ def test_averaged_weights(tmp_path):
         model.g_optimizer.apply([tf.ones_like(variable) for variable in variables], variables)
     raw = model.generator.get_weights()
     latents = model.latents(8)
-    with CppSession(export.export(model, tmp_path)) as session:
+    with CppSession(saved_model.export(model, tmp_path)) as session:
         served = session.run("serving_default", latents=latents)["images"]
     expected = (model.sample(latents) + 1) / 2
     of_raw = (model(latents).numpy() + 1) / 2
@@ -260,30 +260,32 @@ def test_version_numbers_grow(tmp_path, model):
     for name in ("00000007", "latest", ".9.partial", "-10", "8.5"):
         (tmp_path / name).mkdir()
     (tmp_path / "12").write_text("not a folder")
-    assert list(export.versions(tmp_path)) == [7]
-    assert export.export(model, tmp_path) == tmp_path / "8"
-    assert sorted(export.versions(tmp_path)) == [7, 8]
-    assert export.versions(tmp_path / "nothing") == {}
+    assert list(versions.versions(tmp_path)) == [7]
+    assert saved_model.export(model, tmp_path) == tmp_path / "8"
+    assert sorted(versions.versions(tmp_path)) == [7, 8]
+    assert versions.versions(tmp_path / "nothing") == {}
 
 
 def test_a_version_is_never_overwritten(tmp_path, model, monkeypatch):
     (tmp_path / "1").mkdir()
     (tmp_path / "1" / "saved_model.pb").write_text("of another command")
-    monkeypatch.setattr(export, "versions", lambda _: {})  # when this one looked, it was not there
-    assert export.export(model, tmp_path) == tmp_path / "2"
+    monkeypatch.setattr(
+        versions, "versions", lambda _: {}
+    )  # when this one looked, it was not there
+    assert saved_model.export(model, tmp_path) == tmp_path / "2"
     assert (tmp_path / "1" / "saved_model.pb").read_text() == "of another command"
     assert os.listdir(tmp_path / "1") == ["saved_model.pb"]
 
 
 def test_a_number_is_taken_by_a_file_too(tmp_path, model, monkeypatch):
-    write = export._write
+    write = saved_model._write
 
     def meanwhile(*arguments):
         write(*arguments)
         (tmp_path / "1.onnx").touch()
 
-    monkeypatch.setattr(export, "_write", meanwhile)
-    assert export.export(model, tmp_path) == tmp_path / "2"
+    monkeypatch.setattr(saved_model, "_write", meanwhile)
+    assert saved_model.export(model, tmp_path) == tmp_path / "2"
     assert sorted(os.listdir(tmp_path)) == ["1.onnx", "2"]
 
 
@@ -293,11 +295,11 @@ def test_trouble_after_the_renaming_publishes_nothing_twice(tmp_path, model, mon
         files, "_sync", lambda path: disk_error() if path == tmp_path else sync(path)
     )
     with pytest.raises(OSError, match="Input/output"):
-        export.export(model, tmp_path)
+        saved_model.export(model, tmp_path)
     assert os.listdir(tmp_path) == ["1"]
     (tmp_path / "file").touch()
     with pytest.raises(FileExistsError):
-        export.export(model, tmp_path / "file")
+        saved_model.export(model, tmp_path / "file")
 
 
 def no_space(*_, **__):
@@ -325,29 +327,29 @@ def disk_error(*_, **__):
 def test_a_failure_leaves_nothing(tmp_path, model, monkeypatch, place, failure, error, message):
     monkeypatch.setattr(*place, failure)
     with pytest.raises(error, match=message):
-        export.export(model, tmp_path / "gan")
+        saved_model.export(model, tmp_path / "gan")
     assert os.listdir(tmp_path / "gan") == []
 
 
 @pytest.mark.parametrize("signature", ["sample", "png"])
 def test_an_export_of_other_images_is_not_published(tmp_path, model, monkeypatch, signature):
-    serve = export._serve
+    serve = saved_model._serve
 
     def serve_another(folder, requests):
         answers = serve(folder, requests)
         other = serve(folder, {signature: {k: v[::-1] for k, v in requests[signature].items()}})
         return answers | other
 
-    monkeypatch.setattr(export, "_serve", serve_another)
+    monkeypatch.setattr(saved_model, "_serve", serve_another)
     with pytest.raises(RuntimeError, match=f"'{signature}': expected the images that Keras makes"):
-        export.export(model, tmp_path)
+        saved_model.export(model, tmp_path)
     assert os.listdir(tmp_path) == []
 
 
 def test_nan_is_not_published(tmp_path):
     model = tiny("gan")
     model.generator.weights[0].assign(np.full(model.generator.weights[0].shape, np.nan))
-    for write in (export.export, lambda *to: export.export_file(*to, "onnx")):
+    for write in (saved_model.export, lambda *to: saved_model.export_file(*to, "onnx")):
         with pytest.raises(UserError, match="the generator has weights that are NaN or infinite"):
             write(model, tmp_path)
     assert os.listdir(tmp_path) == []
@@ -355,16 +357,18 @@ def test_nan_is_not_published(tmp_path):
 
 def test_card(exported):
     model, folder, _ = exported
-    card = json.loads((folder / export.CARD).read_text())
-    assert card["model"] == type(model).__name__
-    assert card["generator_parameters"] == model.generator.count_params()
-    assert (card["latent_dim"], card["image_shape"]) == (4, [8, 8, 3])
-    assert card["num_classes"] == model.num_classes
-    assert tuple(card["signatures"]) == SIGNATURES
-    assert ("labels int32 (B,) in 0..9" in card["signatures"]["png"]) == bool(model.num_classes)
-    assert card["versions"]["tensorflow"] == tf.__version__
-    assert card["licence"] == "Apache-2.0"
-    assert re.fullmatch(r"20\d\d-\d\d-\d\dT\d\d:\d\d:\d\d\+00:00", card["exported"])
+    described = json.loads((folder / card.CARD).read_text())
+    assert described["model"] == type(model).__name__
+    assert described["generator_parameters"] == model.generator.count_params()
+    assert (described["latent_dim"], described["image_shape"]) == (4, [8, 8, 3])
+    assert described["num_classes"] == model.num_classes
+    assert tuple(described["signatures"]) == SIGNATURES
+    assert ("labels int32 (B,) in 0..9" in described["signatures"]["png"]) == bool(
+        model.num_classes
+    )
+    assert described["versions"]["tensorflow"] == tf.__version__
+    assert described["licence"] == "Apache-2.0"
+    assert re.fullmatch(r"20\d\d-\d\d-\d\dT\d\d:\d\d:\d\d\+00:00", described["exported"])
 
 
 # The command
@@ -393,12 +397,12 @@ def test_the_command_exports_a_run(tmp_path, run, capsys):
     expected = (model.sample(latents, labels) + 1) / 2
     np.testing.assert_allclose(served, expected, rtol=0, atol=1e-5)
 
-    card = json.loads((version / export.CARD).read_text())
-    assert card["config"]["seed"] == 0
-    assert card["data"]["num_images"] == 64
-    assert card["metrics"] == {"fid": 12.5}
-    assert str(run.parent) not in json.dumps(card)  # no places of the machine that trained it
-    assert not set(config.PLACES) & set(card["config"])
+    described = json.loads((version / card.CARD).read_text())
+    assert described["config"]["seed"] == 0
+    assert described["data"]["num_images"] == 64
+    assert described["metrics"] == {"fid": 12.5}
+    assert str(run.parent) not in json.dumps(described)  # no places of the machine that trained it
+    assert not set(config.PLACES) & set(described["config"])
 
 
 def test_the_command_refuses_what_is_not_a_run(tmp_path, monkeypatch, capsys):

@@ -19,10 +19,11 @@ import numpy as np
 import pytest
 
 from tests.faults import kills, small_mnist
-from tfgan_mnist import data, export, files, runs, train
+from tfgan_mnist import data, files, runs, train
 from tfgan_mnist.data import pictures
 from tfgan_mnist.errors import UserError
 from tfgan_mnist.evaluation import classifier, curves
+from tfgan_mnist.exports import saved_model
 from tfgan_mnist.training import build, checkpoints
 
 EPOCHS, STEPS = 2, 3
@@ -232,7 +233,7 @@ WRITERS = {
     "gif": lambda run, config, model: pictures.write_gif(run / runs.GIF, PIXELS),
     "curves": lambda run, config, model: curves.draw(*runs.read_history(run), run / runs.CURVES),
     "checkpoint": lambda run, config, model: checkpoints.save(run, model),
-    "export": lambda run, config, model: export.export(model, run / "exports"),
+    "export": lambda run, config, model: saved_model.export(model, run / "exports"),
     "classifier": lambda run, config, model: classifier.save(
         classifier.Classifier(classifier.network((8, 8, 1), 10, seed=0), {"num_classes": 10}),
         run / "classifier",

@@ -17,11 +17,12 @@ from tiny_models import (
     tiny,
 )
 
-from tfgan_mnist import cli, export, formats, runs
+from tfgan_mnist import cli, export, runs
 from tfgan_mnist.errors import UserError
+from tfgan_mnist.exports import formats, saved_model, versions
 from tfgan_mnist.training import checkpoints
 
-FORMATS = tuple(formats.SUFFIXES)
+FORMATS = tuple(versions.SUFFIXES)
 
 
 @pytest.fixture(scope="module", params=[(name, of) for name in MODELS for of in FORMATS])
@@ -30,7 +31,7 @@ def exported(request, tmp_path_factory):
     name, format_name = request.param
     model = tiny(name)
     base_path = tmp_path_factory.mktemp(name)
-    return model, format_name, export.export_file(model, base_path, format_name, {"note": "ä"})
+    return model, format_name, saved_model.export_file(model, base_path, format_name, {"note": "ä"})
 
 
 def request_of(model, num):
@@ -122,16 +123,16 @@ def test_the_card_is_inside(exported):
 
 def test_a_number_stands_for_one_set_of_weights(tmp_path, capsys, monkeypatch):
     model = passing_through()
-    assert export.export_file(model, tmp_path, "onnx").name == "1.onnx"
-    assert export.export(model, tmp_path).name == "2"
+    assert saved_model.export_file(model, tmp_path, "onnx").name == "1.onnx"
+    assert saved_model.export(model, tmp_path).name == "2"
     assert command(monkeypatch, f"--saved_model={tmp_path}", "--format=onnx") is None
     assert capsys.readouterr().out == f"Exported: {tmp_path}/2.onnx\n"
     (tmp_path / "latest").symlink_to("2")
     assert command(monkeypatch, f"--saved_model={tmp_path}/latest", "--format=onnx") is None
     (tmp_path / "9.tflite").touch()
     (tmp_path / "note.onnx").touch()
-    assert export.next_number(tmp_path) == 10
-    assert sorted(export.versions(tmp_path)) == [2]
+    assert versions.next_number(tmp_path) == 10
+    assert sorted(versions.versions(tmp_path)) == [2]
     found = {"1.onnx", "2", "2.onnx", "9.tflite", "latest", "note.onnx"}
     assert set(os.listdir(tmp_path)) == found
 
@@ -139,13 +140,13 @@ def test_a_number_stands_for_one_set_of_weights(tmp_path, capsys, monkeypatch):
 def test_of_two_commands_one_gets_a_number(tmp_path, monkeypatch):
     (tmp_path / "1.onnx").write_text("of another command")
     numbers = iter([1, 2])  # when this one looked, it was not there
-    monkeypatch.setattr(export, "next_number", lambda _: next(numbers))
-    assert export.export_file(passing_through(), tmp_path, "onnx").name == "2.onnx"
+    monkeypatch.setattr(versions, "next_number", lambda _: next(numbers))
+    assert saved_model.export_file(passing_through(), tmp_path, "onnx").name == "2.onnx"
     assert (tmp_path / "1.onnx").read_text() == "of another command"
-    monkeypatch.setattr(export, "next_number", lambda _: 3)
-    monkeypatch.setattr(export.files, "write_atomically", lambda _: 1 / 0)
+    monkeypatch.setattr(versions, "next_number", lambda _: 3)
+    monkeypatch.setattr(saved_model.files, "write_atomically", lambda _: 1 / 0)
     with pytest.raises(ZeroDivisionError):
-        export.export_file(passing_through(), tmp_path, "onnx")
+        saved_model.export_file(passing_through(), tmp_path, "onnx")
     assert sorted(os.listdir(tmp_path)) == ["1.onnx", "2.onnx"]
 
 
@@ -168,7 +169,7 @@ def test_a_file_of_other_images_is_not_published(tmp_path, monkeypatch, format_n
     run = formats.run
     monkeypatch.setattr(formats, "run", lambda *arguments: run(*arguments) + 2e-5)
     with pytest.raises(RuntimeError, match=f"{format_name}: expected the images that Keras makes"):
-        export.export_file(passing_through(), tmp_path / "gan", format_name)
+        saved_model.export_file(passing_through(), tmp_path / "gan", format_name)
     assert not (tmp_path / "gan").exists()
 
 
@@ -192,10 +193,10 @@ def test_without_the_packages(tmp_path, monkeypatch, capsys, format_name):
     ],
 )
 def test_what_is_not_an_export_is_not_converted(tmp_path, damage, message):
-    version = export.export(passing_through(), tmp_path)
+    version = saved_model.export(passing_through(), tmp_path)
     (version / damage).write_text("{}")
     with pytest.raises(UserError, match=message):
-        export.convert(version, "onnx")
+        saved_model.convert(version, "onnx")
     assert os.listdir(tmp_path) == ["1"]
 
 
@@ -215,4 +216,4 @@ def test_a_saved_model_needs_no_extra(tmp_path, monkeypatch):
     # It is what training ends with, wherever that is.
     for package in ("onnx", "onnxruntime", "tf2onnx", "ai_edge_litert", "tensorflow_serving"):
         monkeypatch.setitem(sys.modules, package, None)  # importing it raises ImportError
-    assert export.export(passing_through(), tmp_path).exists()
+    assert saved_model.export(passing_through(), tmp_path).exists()

@@ -9,8 +9,9 @@ import pytest
 import tensorflow as tf
 from PIL import Image
 
-from tfgan_mnist import cli, config, export, generate, runs
+from tfgan_mnist import cli, config, generate, runs
 from tfgan_mnist.data import pictures, pixels
+from tfgan_mnist.exports import card, saved_model
 from tfgan_mnist.models.latents import draw, interpolate
 from tfgan_mnist.training import build, checkpoints
 
@@ -53,7 +54,7 @@ def exports(tmp_path_factory, cdcgan):
     base_path = tmp_path_factory.mktemp("saved_models") / "cdcgan"
     (base_path / "1").mkdir(parents=True)
     (base_path / "1" / "saved_model.pb").write_text("an old version that nobody should read")
-    export.export(cdcgan[1], base_path)
+    saved_model.export(cdcgan[1], base_path)
     return base_path
 
 
@@ -348,7 +349,7 @@ def test_damaged_exports(tmp_path, exports, monkeypatch, capsys, damage):
 def test_an_export_without_its_card(tmp_path, exports, monkeypatch, capsys):
     version = tmp_path / "7"
     shutil.copytree(exports / "2", version)
-    (version / export.CARD).unlink()
+    (version / card.CARD).unlink()
     line = refusal(monkeypatch, capsys, f"--saved_model={version}")
     assert "--labels: expected some, since there is no model_card.json" in line
     line = refusal(monkeypatch, capsys, f"--saved_model={version}", "--labels=3,10")

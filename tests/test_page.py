@@ -27,6 +27,7 @@ from tiny_models import passing_through
 from tfgan_mnist import export
 from tfgan_mnist.data import pictures, pixels
 from tfgan_mnist.evaluation import classifier
+from tfgan_mnist.exports import saved_model
 from tfgan_mnist.models import latents
 
 PAGE = Path(export.__file__).parent / "assets" / "page"
@@ -55,7 +56,7 @@ def test_latents_are_those_of_the_signature(tmp_path):
     *drawn, between = np.array(json.loads(done.stdout))
 
     model = passing_through((2, 31, 1))  # images in [0, 1] that show their latents
-    with CppSession(export.export(model, tmp_path / "exports")) as session:
+    with CppSession(saved_model.export(model, tmp_path / "exports")) as session:
         shown = session.run("sample", seed=seeds)["images"]
     np.testing.assert_allclose(drawn, 2 * shown.reshape(-1, 62) - 1, rtol=0, atol=1e-6)
     on_the_way = latents.interpolate(drawn[0], drawn[1], 11)[3]

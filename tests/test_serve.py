@@ -40,14 +40,14 @@ from tensorflow_serving.config import model_server_config_pb2
 
 from tfgan_mnist import cli, serve
 from tfgan_mnist.errors import UserError
+from tfgan_mnist.exports import session, warmup
+from tfgan_mnist.exports import versions as versions_of
 from tfgan_mnist.exports.request_errors import RequestError
 from tfgan_mnist.serving import (
     batching,
     json_answer,
     json_request,
     page,
-    protos,
-    saved_model,
     settings,
     versions,
 )
@@ -665,9 +665,9 @@ def test_times_are_bounded(base_path, monkeypatch):
         answer = exchange(quick, HEAD % 100 + BODY)  # the rest of the body does not arrive
         assert answer.startswith(b"HTTP/1.1 408") and b'{"error":' in answer
         goes_on = threading.Event()
-        run = saved_model.SavedModel.run
+        run = session.SavedModel.run
         monkeypatch.setattr(
-            saved_model.SavedModel, "run", lambda *args: goes_on.wait(20) and run(*args)
+            session.SavedModel, "run", lambda *args: goes_on.wait(20) and run(*args)
         )
         assert predict(quick, "H", {"instances": [1.0]})[0] == 504
         with grpc.insecure_channel(quick.grpc_address) as channel:
@@ -872,30 +872,30 @@ def test_a_version_ends_whatever_its_loading_comes_to(base_path, monkeypatch):
 
 def publish_with_warmup(base_path, folder, *records):
     shutil.copytree(base_path / "H" / "1", folder)
-    (folder / protos.WARMUP).parent.mkdir()
-    with tf.io.TFRecordWriter(str(folder / protos.WARMUP)) as file:
+    (folder / warmup.FILE).parent.mkdir()
+    with tf.io.TFRecordWriter(str(folder / warmup.FILE)) as file:
         for record in records:
             file.write(record)
 
 
 def test_warm_up_requests_are_replayed(tmp_path, base_path, monkeypatch):
     replayed = []
-    run = saved_model.SavedModel.run
+    run = session.SavedModel.run
     monkeypatch.setattr(
-        saved_model.SavedModel,
+        session.SavedModel,
         "run",
         lambda self, name, inputs, outputs: (
             replayed.append((name, inputs["x"].tolist())) or run(self, name, inputs, outputs)
         ),
     )
-    record = protos.warmup_record("serving_default", {"x": np.float32([1, 2])}, "H")
+    record = warmup.record("serving_default", {"x": np.float32([1, 2])}, "H")
     publish_with_warmup(base_path, tmp_path / "H" / "1", record)
-    wrong = protos.warmup_record("serving_default", {"z": np.float32([1, 2])})
+    wrong = warmup.record("serving_default", {"z": np.float32([1, 2])})
     publish_with_warmup(base_path, tmp_path / "W" / "1", wrong)
     publish_with_warmup(base_path, tmp_path / "G" / "1", b"garbage")
     publish_with_warmup(base_path, tmp_path / "M" / "1", *[record] * 1001)
     publish_with_warmup(base_path, tmp_path / "N" / "1")
-    (tmp_path / "N" / "1" / protos.WARMUP).write_bytes(b"garbage" * 9)
+    (tmp_path / "N" / "1" / warmup.FILE).write_bytes(b"garbage" * 9)
     with start(ServerConfig(model_base_path=str(tmp_path))) as server:
         assert replayed == [("serving_default", [1.0, 2.0])]
         assert states(server, "H") == {1: "AVAILABLE"}
@@ -910,7 +910,7 @@ def test_warm_up_requests_are_replayed(tmp_path, base_path, monkeypatch):
 
 def test_warm_up_records_are_those_of_the_official_messages():
     inputs = {"seed": np.int32([1, 2]), "labels": np.int32([3, 4])}
-    record = protos.warmup_record("png", inputs, "cdcgan")
+    record = warmup.record("png", inputs, "cdcgan")
     log = prediction_log_pb2.PredictionLog(
         predict_log=prediction_log_pb2.PredictLog(
             request=predict_pb2.PredictRequest(
@@ -939,8 +939,8 @@ def test_version_folders(tmp_path):
     for name in ("1", "00000123", "x", ".5.partial", "-3", "1.5", "9" * 30, "\u0663"):
         (tmp_path / name).mkdir()
     (tmp_path / "7").write_text("a file")
-    assert sorted(settings.versions(tmp_path)) == [1, 123]
-    assert settings.versions(tmp_path / "none") == {}
+    assert sorted(versions_of.versions(tmp_path)) == [1, 123]
+    assert versions_of.versions(tmp_path / "none") == {}
 
 
 def test_models_of_a_base_path(tmp_path, exports):

@@ -8,11 +8,12 @@ import keras
 import numpy as np
 import pytest
 
-from tfgan_mnist import export, runs
+from tfgan_mnist import runs
 from tfgan_mnist.config import resolve
 from tfgan_mnist.data import pictures
 from tfgan_mnist.errors import UserError
 from tfgan_mnist.evaluation import comparison, curves
+from tfgan_mnist.exports import card
 from tfgan_mnist.models import mlp
 from tfgan_mnist.models.gan import GAN
 from tfgan_mnist.training import build, checkpoints
@@ -28,9 +29,9 @@ CARD = {
 @pytest.mark.parametrize("key", ["num_classes", "latent_dim", "image_shape"])
 @pytest.mark.parametrize("value", ["9", [1], -1, 0.5])
 def test_a_card_with_invalid_numbers_is_refused(key, value, tmp_path):
-    (tmp_path / export.CARD).write_text(json.dumps(CARD | {key: value}))
+    (tmp_path / card.CARD).write_text(json.dumps(CARD | {key: value}))
     with pytest.raises(UserError, match="expected a model card; received"):
-        export.read_card(tmp_path)
+        card.read(tmp_path)
 
 
 @pytest.fixture
