@@ -10,7 +10,7 @@ LITERT = ["ai-edge-litert>=2.3"]
 ONNX = ["onnx", "onnxruntime", "tf2onnx>=1.17"]  # tf2onnx 1.17 works with NumPy 2
 SERVE = [
     *("grpcio>=1.85", "orjson>=3.13", "tensorflow-serving-api>=2.21"),
-    *("httptools>=0.9", "uvicorn>=0.54"),  # serving/http.py knows their insides
+    *("h11", "uvicorn>=0.30"),
 ]
 
 

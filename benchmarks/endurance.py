@@ -83,13 +83,13 @@ def work(flags: list[str]) -> None:
     cli.start_tensorflow()
     import tensorflow as tf
 
-    from tfgan_mnist import models, runtime
+    from tfgan_mnist import build, runtime
 
     # Without learning the same work for ever: no weight grows and no unit dies.
     still = {"g_learning_rate": 0.0, "d_learning_rate": 0.0}
     settings = dataclasses.replace(resolved(flags), **still)
     runtime.configure(settings.seed, settings.precision)
-    model = models.build(settings, (28, 28, 1), 10, jit_compile=runtime.use_xla())
+    model = build.build(settings, (28, 28, 1), 10, jit_compile=runtime.use_xla())
     images = tf.random.uniform([settings.images_per_step, 28, 28, 1], -1, 1)
     labels = tf.zeros([settings.images_per_step], tf.int32)
 

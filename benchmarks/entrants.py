@@ -92,10 +92,12 @@ class Ours(Entrant):
         """Calls the step until the process ends."""
         import tensorflow as tf
 
-        from tfgan_mnist import data
+        from tfgan_mnist.data import order
 
         model, settings = self.contestant.model, self.contestant.settings
-        batches = iter(data.batches(self.contestant.split, settings.images_per_step, settings.seed))
+        batches = iter(
+            order.batches(self.contestant.split, settings.images_per_step, settings.seed)
+        )
         in_memory = next(batches)
 
         train_step = tf.function(model.train_step, jit_compile=model.jit_compile)
@@ -113,10 +115,10 @@ class TrainCommand:
     """`python -m tfgan_mnist.train`, with all its callbacks and short epochs."""
 
     def __init__(self):
-        from tfgan_mnist import config, quality
+        from tfgan_mnist import config, evaluation_callback
 
         self.settings = config.resolve({"epochs": 10**6, "steps_per_epoch": STEPS_PER_EPOCH})
-        held_out = quality.num_held_out(60_000)
+        held_out = evaluation_callback.num_held_out(60_000)
         full_pass = (60_000 - held_out) // self.settings.images_per_step
         self.facts = {"steps_per_epoch": full_pass}
 
@@ -126,7 +128,7 @@ class TrainCommand:
 
         import keras
 
-        from tfgan_mnist import models, quality
+        from tfgan_mnist import evaluation_callback, models
         from tfgan_mnist.train import train
 
         images_per_step = self.settings.images_per_step
@@ -150,7 +152,9 @@ class TrainCommand:
 
         def fit(model, *arguments, callbacks, **options):
             tick = Tick()
-            tick.evaluation = next(c for c in callbacks if isinstance(c, quality.Evaluation))
+            tick.evaluation = next(
+                c for c in callbacks if isinstance(c, evaluation_callback.Evaluation)
+            )
             callbacks = [*callbacks, tick]
             return keras.Model.fit(model, *arguments, callbacks=callbacks, **options)
 

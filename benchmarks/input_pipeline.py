@@ -2,8 +2,8 @@
 
     python -m benchmarks.input_pipeline
 
-"alone" is the time of a batch that is taken from `data.batches` while nothing else runs. "cost" is
-what training pays: a step fed by `data.batches` less the step after or before it, which is on one
+"alone" is the time of a batch that is taken from `order.batches` while nothing else runs. "cost" is
+what training pays: a step fed by `order.batches` less the step after or before it, which is on one
 batch in memory. A fed step waits for its batch and pays for the next one, which is made while it
 computes. Medians, and the quartiles of the cost: when these lie far apart, the machine was too busy
 to tell. The bar is a cost under 3 % of the step.
@@ -32,16 +32,17 @@ def measure(digits, batch_size: int) -> tuple[list[float], list[float], list[flo
     """Milliseconds of batches alone, of steps on a batch in memory, and of the input of steps."""
     import tensorflow as tf
 
-    from tfgan_mnist import data, models, runtime
+    from tfgan_mnist import build, runtime
+    from tfgan_mnist.data import order
 
-    full_pass = data.steps_per_epoch(digits.train, batch_size)
-    model = models.build(
+    full_pass = order.steps_per_epoch(digits.train, batch_size)
+    model = build.build(
         resolve({"model": "dcgan", "batch_size": batch_size, "steps_per_epoch": full_pass}),
         digits.train.images.shape[1:],
         digits.num_classes,
         jit_compile=runtime.use_xla(),
     )
-    batches = iter(data.batches(digits.train, batch_size, seed=0))
+    batches = iter(order.batches(digits.train, batch_size, seed=0))
     in_memory = next(batches)
 
     # As `fit` does it: the step takes its batch inside the graph.

@@ -17,7 +17,7 @@ from typing import Any
 import tensorflow as tf
 
 from benchmarks import products
-from tfgan_mnist import config, models, runtime
+from tfgan_mnist import build, config, runtime
 
 STEPS, PROFILED_STEPS = 20, 5
 # What an operation of the profile belongs to, by its name and type; the first that is found.
@@ -36,7 +36,7 @@ def report() -> dict[str, Any]:
     """Of one step: FLOPs, milliseconds, its products with their times, and the profile's parts."""
     settings = config.resolve({"model": "dcgan", "steps_per_epoch": 1000})
     runtime.configure(settings.seed, settings.precision)
-    model = models.build(settings, (28, 28, 1), 10, jit_compile=runtime.use_xla())
+    model = build.build(settings, (28, 28, 1), 10, jit_compile=runtime.use_xla())
     num = settings.images_per_step
     images, labels = tf.random.uniform([num, 28, 28, 1], -1, 1), tf.zeros([num], tf.int32)
 

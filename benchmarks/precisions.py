@@ -32,14 +32,14 @@ def measure(name: str, precision: str, batch_size: int, xla: bool, plain: bool) 
     import tensorflow as tf
 
     from benchmarks.entrants import plain_layers
-    from tfgan_mnist import config, models, runtime
+    from tfgan_mnist import build, config, runtime
 
     explicit = {"model": name, "precision": precision, "batch_size": batch_size}
     settings = config.resolve(explicit | {"steps_per_epoch": 1000})
     runtime.configure(settings.seed, precision)
     began = time.perf_counter()
     with plain_layers() if plain else contextlib.nullcontext():
-        model = models.build(settings, (28, 28, 1), 10, jit_compile=xla)
+        model = build.build(settings, (28, 28, 1), 10, jit_compile=xla)
     num = settings.images_per_step
     images = tf.random.uniform([num, 28, 28, 1], -1, 1)
     labels = tf.range(num) % 10

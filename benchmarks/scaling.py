@@ -50,7 +50,7 @@ def count() -> None:
 
     (cpu,) = tf.config.list_physical_devices("CPU")
     tf.config.set_logical_device_configuration(cpu, [tf.config.LogicalDeviceConfiguration()] * 2)
-    from tfgan_mnist import distribution, models
+    from tfgan_mnist import build, distribution
     from tfgan_mnist.config import resolve
 
     placement = distribution.start("mirrored", 0)
@@ -73,7 +73,7 @@ def count() -> None:
                 {"model": name, "steps_per_epoch": 1, "sync_batch_norm": synchronised}
             )
             with placement.strategy.scope():
-                model = models.build(settings, (28, 28, 1), 10)
+                model = build.build(settings, (28, 28, 1), 10)
             seen.clear()
             images = tf.zeros([settings.batch_size // 2, 28, 28, 1])
             labels = tf.zeros([settings.batch_size // 2], tf.int32)
@@ -98,15 +98,16 @@ def work(model_name: str, batch_size: int) -> None:
 
     tf.config.threading.set_intra_op_parallelism_threads(1)
     tf.config.threading.set_inter_op_parallelism_threads(1)
-    from tfgan_mnist import data, distribution, models
+    from tfgan_mnist import build, data, distribution
     from tfgan_mnist.config import resolve
+    from tfgan_mnist.data import order
 
     placement = distribution.start("auto", 120)
     settings = resolve({"model": model_name, "steps_per_epoch": 100})
     split = data.Split(np.zeros((4096, 28, 28, 1), np.uint8), np.zeros(4096, np.int32))
     with placement.strategy.scope():
-        model = models.build(settings, (28, 28, 1), 10)
-    pipeline = functools.partial(data.batches, split, batch_size, 0)
+        model = build.build(settings, (28, 28, 1), 10)
+    pipeline = functools.partial(order.batches, split, batch_size, 0)
     batches = iter(distribution.share(placement, pipeline))
 
     @tf.function

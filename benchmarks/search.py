@@ -35,7 +35,8 @@ def trial(settings: config.Config, why: str) -> None:
     import keras
 
     from benchmarks.contestants.ours import fit
-    from tfgan_mnist import classifier, data, models, quality, runtime
+    from tfgan_mnist import build, classifier, data, evaluation_callback, runtime
+    from tfgan_mnist.data import order
 
     runtime.configure(settings.seed, settings.precision)
     digits = data.load(
@@ -45,13 +46,17 @@ def trial(settings: config.Config, why: str) -> None:
         settings.image_size,
         settings.channels or None,
     )
-    training, held_out = data.hold_out(digits.train, quality.num_held_out(len(digits.train.images)))
+    training, held_out = order.hold_out(
+        digits.train, evaluation_callback.num_held_out(len(digits.train.images))
+    )
     judge = classifier.load(settings.dataset, digits.train.images.shape[1:], settings.data_dir)
     configuration = records.configuration(settings)
-    full_pass = data.steps_per_epoch(training, settings.images_per_step)
+    full_pass = order.steps_per_epoch(training, settings.images_per_step)
     settings = dataclasses.replace(settings, steps_per_epoch=settings.steps_per_epoch or full_pass)
-    model = models.build(settings, digits.train.images.shape[1:], digits.num_classes)
-    evaluation = quality.Evaluation(Path("."), judge, held_out, every=1, last_epoch=settings.epochs)
+    model = build.build(settings, digits.train.images.shape[1:], digits.num_classes)
+    evaluation = evaluation_callback.Evaluation(
+        Path("."), judge, held_out, every=1, last_epoch=settings.epochs
+    )
     evaluation.set_model(model)
     steps: list[float] = []
 

@@ -6,7 +6,7 @@
 A contestant is one of ours or a public example, re-implemented from its published set-up, with
 settings that only slow it down corrected (contestants/). Each has a process of its own, alone on
 the machine, and is scored at 1, 2, 5 and 10 minutes of its own training time, tracing included, the
-scoring not. A recipe of ours that ends before a mark stays as it is. The seeds come one after the
+protocol not. A recipe of ours that ends before a mark stays as it is. The seeds come one after the
 other, and within a seed the contestants, so that what the machine does over the hours meets all.
 
 Scores: 10,000 samples against the 10,000 test images, as `evaluate` makes them. Each mark is a line
@@ -57,23 +57,23 @@ def train(name: str, seed: int, marks: Iterable[int], folder: Path) -> None:
 
 def score(name: str, seed: int, marks: tuple[int, ...], folder: Path, digits) -> list[dict]:
     """What the samples in `folder` are worth, a row for each mark."""
-    from tfgan_mnist import classifier, metrics, scoring
+    from tfgan_mnist import classifier, classifier_training, metrics, protocol
 
     judge = classifier.load("mnist", digits.train.images.shape[1:])
-    real = scoring.reference(judge, digits, NUM)
+    real = protocol.reference(judge, digits, NUM)
     rows = []
     for mark in marks:
         with np.load(folder / f"{mark}.npz") as kept:
             arrays = dict(kept)
         features, logits = judge.features_and_logits(arrays["images"])
-        found = scoring.quick_scores(features, logits, real)
+        found = protocol.quick_scores(features, logits, real)
         histogram = metrics.class_histogram(logits.argmax(1), digits.num_classes)
         found["smallest_class"] = float(histogram.min() / histogram.sum())
         if "labels" in arrays:
             found["label_accuracy"] = metrics.label_accuracy(logits, arrays["labels"])
             if mark == max(marks):
-                found["gan_train_accuracy"], _ = scoring.gan_train(
-                    judge, digits, arrays["images"], arrays["labels"]
+                found["gan_train_accuracy"] = classifier_training.gan_train_accuracy(
+                    arrays["images"], arrays["labels"], *digits.test, digits.num_classes
                 )
         rows.append(
             {
@@ -84,7 +84,9 @@ def score(name: str, seed: int, marks: tuple[int, ...], folder: Path, digits) ->
                 "seconds": round(float(arrays["seconds"]), 1),
                 "images": int(arrays["seen"]),
                 **{key: round(float(value), 4) for key, value in found.items()},
-                "floor": {key: round(real.floor[key], 4) for key in ("fid", "precision", "recall")},
+                "floor": {
+                    key: round(real.baseline[key], 4) for key in ("fid", "precision", "recall")
+                },
             }
         )
     return rows

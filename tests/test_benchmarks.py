@@ -327,11 +327,11 @@ def test_a_failure_is_passed_on():
 
 def test_a_trial_tells_its_configuration_and_what_differs(mnist, data_dir, monkeypatch):
     # Here, as it brings TensorFlow, which must not be in the process of PyTorch's test above.
-    from tfgan_mnist import quality
+    from tfgan_mnist import evaluation_callback
 
     kept = []
     monkeypatch.setattr(records, "append", lambda name, row: kept.append((name, row)))
-    monkeypatch.setattr(quality, "num_held_out", lambda num: 60)
+    monkeypatch.setattr(evaluation_callback, "num_held_out", lambda num: 60)
     chosen = TINY["gan"] | {"epochs": 2, "steps_per_epoch": 3, "batch_size": BATCH, "seed": 5}
     settings = config.resolve(
         {"model": "gan", "latent_dim": 7, "data_dir": str(data_dir), **chosen}

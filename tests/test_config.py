@@ -29,26 +29,26 @@ def toml(tmp_path):
 def test_later_sources_win(toml, monkeypatch):
     monkeypatch.setitem(RECIPES, "gan", {"epochs": 11, "batch_size": 12, "seed": 13})
     path = toml('model = "gan"\nbatch_size = 22\nseed = 23\n')
-    settings = resolve(parse("--seed=33"), path)
+    config_ = resolve(parse("--seed=33"), path)
     default = Config()
-    assert settings.model == "gan"
-    assert settings.latent_dim == default.latent_dim  # the dataclass's
-    assert settings.epochs == 11  # the recipe's
-    assert settings.batch_size == 22  # the file's
-    assert settings.seed == 33  # the flag's
+    assert config_.model == "gan"
+    assert config_.latent_dim == default.latent_dim  # the dataclass's
+    assert config_.epochs == 11  # the recipe's
+    assert config_.batch_size == 22  # the file's
+    assert config_.seed == 33  # the flag's
 
 
 def test_a_loss_brings_what_it_needs_and_can_be_overruled(toml):
-    settings = resolve({"loss": "wasserstein"})
-    assert settings.gradient_penalty == 10
-    assert not settings.d_batch_norm and not settings.hidden_dense
+    config_ = resolve({"loss": "wasserstein"})
+    assert config_.gradient_penalty == 10
+    assert not config_.d_batch_norm and not config_.hidden_dense
     assert resolve({"gradient_penalty": 1.0}, toml('loss = "wasserstein"')).gradient_penalty == 1
 
 
 @pytest.mark.parametrize("path", sorted(CONFIGS.glob("*.toml")), ids=lambda path: path.stem)
 def test_shipped_configurations_are_valid(path):
-    settings = resolve({}, str(path))
-    assert resolve({"model": settings.model}) != settings
+    config_ = resolve({}, str(path))
+    assert resolve({"model": config_.model}) != config_
 
 
 @pytest.mark.parametrize("name", ["paper-gan", "paper-dcgan", "paper-cdcgan", "dcgan64"])
@@ -56,8 +56,8 @@ def test_papers_configurations_do_not_follow_the_recipes(name, monkeypatch):
     for recipe in RECIPES.values():
         monkeypatch.setitem(recipe, "beta_1", 0.25)
         monkeypatch.setitem(recipe, "g_learning_rate", 0.1)
-    settings = resolve({}, str(CONFIGS / f"{name}.toml"))
-    assert (settings.beta_1, settings.g_learning_rate) == (0.5, 2e-4)
+    config_ = resolve({}, str(CONFIGS / f"{name}.toml"))
+    assert (config_.beta_1, config_.g_learning_rate) == (0.5, 2e-4)
 
 
 def test_the_flag_chooses_the_recipe_even_over_the_file(toml, monkeypatch):
@@ -94,19 +94,19 @@ def test_every_field_has_a_flag_and_keeps_its_type():
 
 
 def test_what_is_shown_can_be_read_back(toml):
-    settings = resolve({"model": "gan", "g_hidden_widths": (5, 6), "data_dir": 'a "b" \\c'})
-    assert resolve({}, toml(str(settings))) == settings
+    config_ = resolve({"model": "gan", "g_hidden_widths": (5, 6), "data_dir": 'a "b" \\c'})
+    assert resolve({}, toml(str(config_))) == config_
 
 
 def test_saved_values_come_back_from_json():
     import json
 
-    settings = resolve({"model": "gan", "d_hidden_widths": (7,)})
-    assert config.from_saved(json.loads(json.dumps(dataclasses.asdict(settings)))) == settings
+    config_ = resolve({"model": "gan", "d_hidden_widths": (7,)})
+    assert config.from_saved(json.loads(json.dumps(dataclasses.asdict(config_)))) == config_
 
 
-def test_a_run_of_before_a_key_was_added_stays_what_it_was():
-    values = dataclasses.asdict(resolve({"model": "dcgan"}))
+def test_a_run_of_before_a_key_was_added_or_retired_stays_what_it_was():
+    values = dataclasses.asdict(resolve({"model": "dcgan"})) | {"on_nonfinite": "skip"}
     del values["hidden_dense"]  # all networks were without, whatever the recipe is today
     assert not config.from_saved(values).hidden_dense
 
@@ -126,18 +126,18 @@ def test_a_run_of_before_a_key_was_added_stays_what_it_was():
         ({"model": "gan", "g_width": 4}, "g_width: applies to dcgan and cdcgan; the model is gan"),
         ({"model": "gan", "g_hidden_widths": ()}, "g_hidden_widths: expected integers like"),
         ({"model": "gan", "g_hidden_widths": (0,)}, "g_hidden_widths: expected a finite value >="),
-        ({"image_size": 30}, "image_size: expected a multiple of 4 for dcgan; received 30"),
+        ({"image_size": 30}, "image_size: expected a square whose side is a multiple of 4"),
         ({"loss": "hinge", "label_smoothing": 0.1}, "label_smoothing: expected a loss of minimax"),
         (
             {"r1": 1.0},
-            "r1: expected a discriminator without batch norm; add --no-d_batch_norm --no-hidden",
+            "r1: expected a discriminator without batch norm; add --no-d_batch_norm",
         ),
         ({"loss": "wasserstein", "d_batch_norm": True}, "gradient_penalty: expected a disc"),
         ({"model": "gan", "hidden_dense": True}, "hidden_dense: applies to dcgan and cdcgan"),
         ({"d_batch_norm": False}, "hidden_dense: expected a discriminator with batch norm"),
         (
             {"model": "cdcgan", "class_head": True, "conditioning": "planes"},
-            "class_head: needs conditioning=projection",
+            "class_head: expected conditioning=projection",
         ),
     ],
 )
@@ -155,13 +155,18 @@ def test_wrong_values_are_refused_by_name(values, message):
         ("[gan]\nepochs = 3", "unknown key 'gan'"),
         ("epochs = ", "is not valid TOML"),
         ("g_hidden_widths = [[1]]\nmodel='gan'", "g_hidden_widths: expected integers"),
-        ("seed = " + "9" * 5000, "is not valid TOML|seed: expected"),
         ("x = " + "[" * 10_000, "is not valid TOML"),
     ],
 )
 def test_wrong_files_are_refused(toml, text, message):
     with pytest.raises(UserError, match=message):
         resolve({}, toml(text))
+
+
+def test_a_file_written_on_windows_is_read(tmp_path):
+    (tmp_path / "some.toml").write_bytes("\ufeffepochs = 3\r\nseed = 4\r\n".encode())
+    read = resolve({}, str(tmp_path / "some.toml"))
+    assert (read.epochs, read.seed) == (3, 4)
 
 
 def test_a_missing_or_binary_file_is_refused(tmp_path):

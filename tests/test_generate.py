@@ -9,7 +9,8 @@ import pytest
 import tensorflow as tf
 from PIL import Image
 
-from tfgan_mnist import checkpoints, cli, config, export, generate, images, models, runs
+from tfgan_mnist import build, checkpoints, cli, config, export, generate, runs
+from tfgan_mnist.data import pictures, pixels
 from tfgan_mnist.latents import draw, interpolate
 
 LATENT_DIM = 4
@@ -21,10 +22,11 @@ def make_run(root, name, **widths):
     """A run folder as training leaves it, of a model made tiny."""
     sizes = {"latent_dim": LATENT_DIM, "image_size": 8, "steps_per_epoch": 1}
     settings = config.resolve({"model": name, **sizes, **widths})
-    model = models.build(settings, FACTS.image_shape, FACTS.num_classes)
+    model = build.build(settings, FACTS.image_shape, FACTS.num_classes)
     random = np.random.default_rng(0)
     for variable in model.generator.trainable_variables:
         variable.assign(random.normal(0, 0.5, variable.shape))
+    model.averaged_generator.set_weights(model.generator.get_weights())
     run = runs.create(root, settings, FACTS)
     checkpoints.save(run, model)
     return run, model
@@ -73,7 +75,7 @@ def npz(path):
 
 
 def pixels_of(model, latents, labels=None):
-    return images.to_uint8(model.sample(latents, labels))
+    return pixels.to_uint8(model.sample(latents, labels))
 
 
 def assert_same_pixels(received, expected):
@@ -195,9 +197,9 @@ def test_layout_of_a_picture(tmp_path, request, model, flags, columns, rows):
 def test_a_picture_shows_the_images_in_order(tmp_path, cdcgan):
     for output in ("a.png", "a.npz"):
         command(f"--run={cdcgan[0]}", "--labels=2,0,6", "--num=6", f"--output={tmp_path}/{output}")
-    (picture,) = images.read(tmp_path / "a.png")
-    pixels = npz(tmp_path / "a.npz")["images"]
-    np.testing.assert_array_equal(picture, images.enlarge(images.grid(pixels, 3), generate.SCALE))
+    (picture,) = pictures.read(tmp_path / "a.png")
+    images = npz(tmp_path / "a.npz")["images"]
+    np.testing.assert_array_equal(picture, pixels.enlarge(pixels.grid(images, 3), generate.SCALE))
 
 
 @pytest.mark.parametrize(
@@ -230,23 +232,23 @@ def test_a_folder_holds_a_file_for_each_image(tmp_path, request, model, flags, n
     (tmp_path / "empty").mkdir()
     for output in ("new/", "empty", "a.npz"):
         command(f"--run={run}", *flags, f"--output={tmp_path}/{output}")
-    pixels = npz(tmp_path / "a.npz")["images"]
+    images = npz(tmp_path / "a.npz")["images"]
     for folder in ("new", "empty"):
         assert sorted(os.listdir(tmp_path / folder)) == names
-        np.testing.assert_array_equal(images.read(tmp_path / folder), pixels)
+        np.testing.assert_array_equal(pictures.read(tmp_path / folder), images)
 
 
 def test_a_file_is_replaced(tmp_path, gan, capsys):
     path = tmp_path / "a.png"
     path.write_text("something else")
     command(f"--run={gan[0]}", f"--output={path}")
-    assert len(images.read(path)) == 1
+    assert len(pictures.read(path)) == 1
     assert capsys.readouterr().out == f"Wrote 100 images to {path}\n"
 
 
 def test_a_failure_leaves_nothing(tmp_path, gan, monkeypatch):
     written = iter([b"", b""])
-    monkeypatch.setattr(images, "png_bytes", lambda _: next(written))
+    monkeypatch.setattr(pictures, "png_bytes", lambda _: next(written))
     with pytest.raises(StopIteration):
         command(f"--run={gan[0]}", f"--output={tmp_path}/folder/")
     assert os.listdir(tmp_path) == []
@@ -347,7 +349,7 @@ def test_an_export_without_its_card(tmp_path, exports, monkeypatch, capsys):
     shutil.copytree(exports / "2", version)
     (version / export.CARD).unlink()
     line = refusal(monkeypatch, capsys, f"--saved_model={version}")
-    assert "--labels: expected, since no model_card.json tells" in line
+    assert "--labels: expected some, since there is no model_card.json" in line
     line = refusal(monkeypatch, capsys, f"--saved_model={version}", "--labels=3,10")
     assert "expected 0..9; received] [10]" in line  # by the graph itself
     command(f"--saved_model={version}", "--labels=3,9", f"--output={tmp_path}/a.npz")
@@ -359,7 +361,7 @@ def test_an_export_needs_no_code_of_its_model(tmp_path, exports):
         "import sys\n"
         "from tfgan_mnist import generate\n"
         "generate.main(generate.parser().parse_args(sys.argv[1:]))\n"
-        "assert 'tfgan_mnist.models' not in sys.modules\n"
+        "assert 'tfgan_mnist.models.gan' not in sys.modules\n"
     )
     flags = (f"--saved_model={exports}", "--labels=2,0,2,6", f"--output={tmp_path}/2026.png")
     done = subprocess.run(
@@ -367,4 +369,4 @@ def test_an_export_needs_no_code_of_its_model(tmp_path, exports):
     )
     assert (done.returncode, done.stderr) == (0, "")
     assert done.stdout == f"Wrote 4 images to {tmp_path}/2026.png\n"
-    assert images.read(tmp_path / "2026.png").shape == (1, *size_of(4, 1)[::-1], 3)
+    assert pictures.read(tmp_path / "2026.png").shape == (1, *size_of(4, 1)[::-1], 3)

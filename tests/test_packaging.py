@@ -18,17 +18,17 @@ PACKAGE = ROOT / "tfgan_mnist"
 
 # Every module has its place. An import goes down, or to the left within its row.
 ROWS = (
-    "errors files cli config images latents losses metrics report runs curves comparison watch "
-    "cluster",
+    "errors files models.rules cli config images latents losses metrics neighbours report runs curves "
+    "comparison watch cluster",
     "serving.errors serving.protos serving.settings serving.operations serving.saved_model "
     "serving.batching serving",
-    "serving.versions serving.json_tensor serving.metrics serving.page serving.describe",
+    "serving.versions serving.json_request serving.json_answer serving.metrics serving.page serving.describe",
     "serving.rest serving.http serving.grpc serving.server",
-    "distribution data runtime classifier",
-    "models.layers models.optimizers models.guard models.gan models.dcgan models.cdcgan models "
-    "__init__",
+    "distribution data runtime classifier classifier_training",
+    "models.layers models.optimizers models.running_means models.networks models.inputs models.mlp "
+    "models.base models.gan models.dcgan models.cdcgan __init__ models build",
     # An exporter is a noun that the callback calls, and a verb.
-    "scoring formats checkpoints export callbacks quality",
+    "protocol formats checkpoints export callbacks quality",
     "generate evaluate serve train_classifier",
     "train",
 )

@@ -24,7 +24,8 @@ import pytest
 from cpp_session import CppSession
 from tiny_models import passing_through
 
-from tfgan_mnist import classifier, export, images, latents
+from tfgan_mnist import classifier, export, latents
+from tfgan_mnist.data import pictures, pixels
 
 PAGE = Path(export.__file__).parent / "assets" / "page"
 MODULES = sorted(path.name for path in PAGE.glob("*.js"))
@@ -291,9 +292,9 @@ def test_the_download_is_the_drawing(visit, tmp_path):
         person.page.get_by_role("button", name="Download PNG").click()
     assert download.value.suggested_filename == "cdcgan-7.png"
     download.value.save_as(tmp_path / "digits.png")
-    picture = images.read(tmp_path / "digits.png")[0]
-    expected = images.grid(np.round(255 * drawn).astype(np.uint8), columns=4, padding=0)
-    np.testing.assert_array_equal(picture[..., :1], images.enlarge(expected, 4))
+    picture = pictures.read(tmp_path / "digits.png")[0]
+    expected = pixels.grid(np.round(255 * drawn).astype(np.uint8), columns=4, padding=0)
+    np.testing.assert_array_equal(picture[..., :1], pixels.enlarge(expected, 4))
 
 
 def busy(page):

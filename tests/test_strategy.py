@@ -1,5 +1,6 @@
 """Training on several replicas, workers and restarts: all of it is to be the training of one."""
 
+import contextlib
 import csv
 import json
 import os
@@ -14,13 +15,14 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import tensorflow as tf
 import yaml
 
 from tfgan_mnist import cluster, distribution, train
 from tfgan_mnist.cluster import Cluster
 from tfgan_mnist.config import resolve
 from tfgan_mnist.distribution import DistributionContext
-from tfgan_mnist.errors import Stopped, UserError, WorkerLost
+from tfgan_mnist.errors import UserError, WorkerLost
 
 ROOT = Path(__file__).parents[1]
 # Everything that could differ between one process and several: batch norm, dropout, a class head,
@@ -84,8 +86,6 @@ def run_in_one_process(flags: list[str], monkeypatch, mnist) -> None:
 
 def state(run: Path) -> dict[str, np.ndarray]:
     """Every tensor of the newest checkpoint of a run, but for the means, which its log has."""
-    import tensorflow as tf
-
     newest = max((run / "checkpoints").glob("step_*"))
     reader = tf.train.load_checkpoint(str(newest / "state"))
     left_out = re.compile("_CHECKPOINTABLE_OBJECT_GRAPH|metrics/")
@@ -119,10 +119,9 @@ def test_workers_train_as_one_process(number, flags, tmp_path, monkeypatch, mnis
     run_in_one_process(flags("one"), monkeypatch, mnist)  # meanwhile
     outputs = [process.communicate(timeout=300) for process in processes]
     assert [process.returncode for process in processes] == [0] * number, outputs
-    (said, _), *others = outputs
-    assert f"{number} replicas, {number} workers" in said
-    assert f"{number} workers hold the same weights" in said
-    assert [output for output, _ in others] == [""] * (number - 1)
+    (output, _), *others = outputs
+    assert f"{number} replicas, {number} workers" in output
+    assert [each for each, _ in others] == [""] * (number - 1)
     # Adam's first steps divide a gradient by its own size: rounding shows where it is tiny.
     assert_same_run(tmp_path / "many", tmp_path / "one", rtol=1e-3, atol=2e-5)
     # Only the chief writes.
@@ -178,12 +177,13 @@ def test_replicas_train_as_one_and_overflow_together(run_python, tmp_path):
         tf.config.set_logical_device_configuration(
             cpu, [tf.config.LogicalDeviceConfiguration()] * 2)
         from tfgan_mnist import checkpoints, data, distribution, runs
+        from tfgan_mnist.data import order
         from tfgan_mnist.config import resolve
-        from tfgan_mnist.models import build
+        from tfgan_mnist.build import build
         rng = np.random.default_rng(0)
         split = data.Split(rng.integers(0, 255, (64, 8, 8, 1)).astype("uint8"),
                            np.arange(64, dtype="int32") % 10)
-        settings = resolve({"model": "cdcgan", "g_width": 2, "d_width": 2,
+        config = resolve({"model": "cdcgan", "g_width": 2, "d_width": 2,
             "d_dropout": 0.3, "ema": 0.5,
             "latent_dim": 4, "steps_per_epoch": 4, "epochs": 2, "discriminator_steps": 2})
 
@@ -191,14 +191,14 @@ def test_replicas_train_as_one_and_overflow_together(run_python, tmp_path):
             placement = distribution.start(kind, 0)
             with placement.strategy.scope():
                 keras.utils.set_random_seed(0)
-                model = build(settings, (8, 8, 1), 10)
+                model = build(config, (8, 8, 1), 10)
             share = distribution.share(placement, functools.partial(
-                data.batches, split, 16, seed=0, parts=2))
+                order.batches, split, 16, seed=0, parts=2))
             model.fit(share, epochs=2, steps_per_epoch=4, shuffle=False, verbose=0)
             return model, placement, share
 
         (one, *_), (two, mirrored, share) = trained("one_device"), trained("mirrored")
-        assert mirrored.replicas == 2
+        assert mirrored.num_replicas == 2
         for a, b in zip(one.get_weights(), two.get_weights(), strict=True):
             np.testing.assert_allclose(a, b, rtol=1e-3, atol=2e-5)
 
@@ -218,7 +218,7 @@ def test_replicas_train_as_one_and_overflow_together(run_python, tmp_path):
         # Replica 1 alone overflows, by images that are far from [-1, 1].
         keras.config.set_dtype_policy("mixed_float16")
         with mirrored.strategy.scope():
-            half = build(settings, (8, 8, 1), 10)
+            half = build(config, (8, 8, 1), 10)
         before = [np.array(v) for v in half.discriminator.trainable_variables]
         copies = mirrored.strategy.experimental_local_results
 
@@ -243,98 +243,81 @@ def test_replicas_train_as_one_and_overflow_together(run_python, tmp_path):
     )
 
 
-# --- Who is there --------------------------------------------------------------------------------
+# --- The start-up check --------------------------------------------------------------------------
 
 
-def meet(workers: list[str]) -> list[cluster.Lines]:
-    """The connections of all workers, each met in a thread of its own."""
-    lines: list = [None] * len(workers)
+def wait_for_all(workers: list[str]) -> list[Exception | None]:
+    """What the check raises on each worker, in a thread of its own."""
+    results: list = [RuntimeError("the check did not end")] * len(workers)
 
-    def join(number: int) -> None:
-        lines[number] = cluster.meet(Cluster(workers, number), 30)
+    def check(index: int) -> None:
+        try:
+            results[index] = cluster.wait_for_all(Cluster(workers, index), 30)
+        except Exception as error:
+            results[index] = error
 
-    threads = [threading.Thread(target=join, args=(i,)) for i in range(len(workers))]
+    threads = [threading.Thread(target=check, args=(index,)) for index in range(len(workers))]
     for thread in threads:
         thread.start()
     for thread in threads:
         thread.join()
-    return lines
+    return results
 
 
-def hang_up(lines: cluster.Lines) -> None:
-    """What the end of a process does."""
-    for connection in [*lines.to.values(), *lines.by.values()]:
-        connection.close()
+def port_of(address: str) -> int:
+    return int(address.rpartition(":")[2])
 
 
-def test_workers_meet_and_hear_each_others_last_words():
+def test_workers_wait_for_each_other_and_leave_their_ports_free():
     workers = addresses(3)
-    first, second, third = meet(workers)
-    # The ports are free for TensorFlow, though the connections stay.
-    socket.create_server(("127.0.0.1", int(workers[0].rpartition(":")[2]))).close()
-    hang_up(third)
-    assert first.hear() is None and second.hear() is None
-    first.say(2, "the disk is full")
-    hang_up(first)
-    assert second.hear() == (0, 2, "the disk is full")
+    assert wait_for_all(workers) == [None] * 3
+    for worker in workers:
+        socket.create_server(("127.0.0.1", port_of(worker))).close()
 
 
-class Left(Exception):
-    """In place of a process's end."""
+def test_a_missing_worker_is_named():
+    workers = addresses(3)
+    # An earlier process at the address of worker 2 accepts connections, and does not answer.
+    with (
+        socket.create_server(("127.0.0.1", port_of(workers[2]))),
+        pytest.raises(WorkerLost, match=r"worker 0 waited 0.5 s for worker 1 \(127.*, 2 \("),
+    ):
+        cluster.wait_for_all(Cluster(workers, 0), 0.5)
+    socket.create_server(("127.0.0.1", port_of(workers[0]))).close()
+
+
+def test_a_port_that_is_in_use_is_named():
+    workers = addresses(2)
+    with (
+        socket.create_server(("", port_of(workers[0]))),
+        pytest.raises(UserError, match="worker 0: expected to listen on port"),
+    ):
+        cluster.wait_for_all(Cluster(workers, 0), 1)
+
+
+class Exited(Exception):
+    """Raised in place of the end of the process."""
 
 
 @pytest.mark.parametrize(
-    ("error", "status", "expected"),
+    ("error", "exits"),
     [
-        (UserError("training came to nothing"), 2, "worker 1 ends with worker 0: training came"),
-        (OSError(28, "No space left"), 2, "No space left"),
-        (Stopped(signal.SIGTERM, "after step 8"), 143, "SIGTERM: after step 8"),
-        (RuntimeError(), 1, "RuntimeError"),
-        (None, WorkerLost.exit_status, "worker 1 lost worker 0 and cannot go on"),
+        (tf.errors.UnavailableError(None, None, "lost /job:worker/replica:0/task:0"), True),
+        (tf.errors.InternalError(None, None, "Collective ops is aborted by /task:0"), True),
+        (tf.errors.ResourceExhaustedError(None, None, "out of memory"), False),
+        (UserError("the loss is NaN"), False),
     ],
 )
-def test_workers_end_as_the_first_of_them(error, status, expected, monkeypatch, capsys):
-    import tensorflow as tf
+def test_an_error_of_a_collective_operation_ends_the_process(error, exits, monkeypatch, capsys):
+    def exit_with(status):
+        raise Exited(status)
 
-    def leave(status):
-        raise Left(status)
-
-    monkeypatch.setattr(os, "_exit", leave)
-    chief, other = meet(addresses(2))
-    if error:  # otherwise it is killed, without a word
-        with pytest.raises(type(error)), distribution._peers(chief):
-            raise error
-    hang_up(chief)
-    with pytest.raises(Left, match=str(status)), distribution._peers(other):
-        raise tf.errors.UnavailableError(None, None, "lost /job:worker/replica:0/task:0")
-    assert expected in capsys.readouterr().err
-
-
-def test_a_worker_that_never_comes_is_named_after_a_time():
-    workers = addresses(3)
-    # Something answers at the port of worker 2, but not as a worker that is about to join.
-    host, _, port = workers[2].rpartition(":")
-    other = socket.create_server((host, int(port)))
-
-    def answer():
-        connection, _ = other.accept()
-        connection.sendall(b"HTTP/2.0 ...")
-
-    threading.Thread(target=answer, daemon=True).start()
-    with pytest.raises(WorkerLost, match=r"worker 0 has waited 0.5 s for worker 1 \(127.*, 2 \("):
-        cluster.meet(Cluster(workers, 0), 0.5)
-    other.close()
-    # Its own port is free again.
-    socket.create_server(("127.0.0.1", int(workers[0].rpartition(":")[2]))).close()
-
-
-def test_a_port_that_is_taken_is_the_users_to_mend():
-    workers = addresses(2)
-    with (
-        socket.create_server(("", int(workers[0].rpartition(":")[2]))),
-        pytest.raises(UserError, match="worker 0: expected to listen on port"),
-    ):
-        cluster.meet(Cluster(workers, 0), 1)
+    monkeypatch.setattr(os, "_exit", exit_with)
+    context = DistributionContext(None, num_workers=2, worker_index=0)
+    expected = pytest.raises(Exited, match="138") if exits else pytest.raises(type(error))
+    with expected, distribution.together(context):
+        raise error
+    assert ("cannot go on. Start all workers again" in capsys.readouterr().err) == exits
 
 
 def test_tf_config_names_the_workers(monkeypatch):
@@ -388,33 +371,36 @@ def test_multi_worker_without_a_cluster_is_refused(monkeypatch):
 @pytest.mark.parametrize("replicas", [2, 4])
 def test_replicas_share_every_part_of_every_batch(replicas):
     from tfgan_mnist import data
+    from tfgan_mnist.data import order
 
     images = np.arange(50, dtype=np.uint8).reshape(50, 1, 1, 1)
     split = data.Split(images, np.arange(50, dtype=np.int32))
     options = {"batch_size": 16, "seed": 1, "first_step": 2, "parts": 2}
-    whole = [labels.numpy() for _, labels in data.batches(split, **options).take(5)]
+    whole = [labels.numpy() for _, labels in order.batches(split, **options).take(5)]
     for first in range(0, replicas, 2):  # workers of two replicas each
         own = range(first, first + 2)
-        shares = data.batches(split, **options, own=own, replicas=replicas)
+        shares = order.batches(split, **options, own=own, replicas=replicas)
         for number, (_, labels) in enumerate(shares.take(10)):
             step, replica = divmod(number, 2)
             parts = whole[step].reshape(2, replicas, -1)[:, first + replica]
             np.testing.assert_array_equal(labels, parts.reshape(-1))
 
 
-def test_workers_do_not_roll_back():
-    settings = resolve({"model": "gan", "on_collapse": "rollback"})
-    train._expect_no_rollback(settings, DistributionContext(None))
-    with pytest.raises(UserError, match="on_collapse: expected warn or stop"):
-        train._expect_no_rollback(settings, DistributionContext(None, workers=2))
-
-
-def test_a_batch_that_cannot_be_divided_is_refused():
+@pytest.mark.parametrize(
+    ("values", "num_workers", "message"),
+    [
+        ({"batch_size": 64}, 1, "multiple of the 3 replicas .* 64. Choose 63 or 66"),
+        ({"batch_size": 63, "on_collapse": "rollback"}, 3, "on_collapse: expected warn or stop"),
+        ({"batch_size": 63, "on_collapse": "rollback"}, 1, None),
+    ],
+)
+def test_a_configuration_that_does_not_fit_the_devices_is_refused(values, num_workers, message):
     class Strategy:
         num_replicas_in_sync = 3
 
-    with pytest.raises(UserError, match="multiple of the 3 replicas .* 64. Choose 63 or 66"):
-        distribution.expect_divisible(DistributionContext(Strategy()), 64)
+    expected = pytest.raises(UserError, match=message) if message else contextlib.nullcontext()
+    with expected:
+        distribution.check_config(DistributionContext(Strategy(), num_workers), resolve(values))
 
 
 # --- Manifests -----------------------------------------------------------------------------------

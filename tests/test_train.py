@@ -3,6 +3,7 @@
 import csv
 import json
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -15,8 +16,9 @@ import pytest
 import tensorflow as tf
 from PIL import Image
 
-from tfgan_mnist import runtime, train
-from tfgan_mnist.errors import UserError
+from tfgan_mnist import callbacks, data, runs, runtime, train
+from tfgan_mnist.config import Config
+from tfgan_mnist.errors import Stopped, UserError
 
 STEPS, EPOCHS = 4, 3
 TINY = {
@@ -50,8 +52,6 @@ def flags(tmp_path, data_dir, mnist):
 @pytest.fixture(autouse=True)
 def digits_in_memory(monkeypatch, mnist):
     """Spares every in-process run the seconds of reading the digits again."""
-    from tfgan_mnist import data
-
     monkeypatch.setattr(data, "load", lambda *arguments: mnist)
 
 
@@ -117,7 +117,7 @@ def test_xla_compiles_the_step_on_a_gpu(flags, monkeypatch):
     assert compiled == ["one_step_on_data"] * 2  # of `train_step` and of `test_step`
 
 
-def test_tensorboard_gets_scalars_and_grids(flags, tmp_path):
+def test_tensorboard_has_scalars_and_grids(flags, tmp_path):
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
     run_train([*flags("gan", epochs=1), "--tensorboard"])
@@ -176,21 +176,20 @@ def test_killed_and_resumed_is_the_run_that_was_not(flags, tmp_path):
     # In mid-epoch; at an epoch's last step; at the very last one.
     [(signal.SIGTERM, STEPS + 2), (signal.SIGINT, STEPS), (signal.SIGTERM, EPOCHS * STEPS)],
 )
-def test_signals_save_and_tell_how_to_resume(number, step, flags, tmp_path, monkeypatch):
-    from tfgan_mnist import quality
-    from tfgan_mnist.errors import Stopped
-
+def test_signals_save_the_state_and_name_the_command_to_go_on(
+    number, step, flags, tmp_path, monkeypatch
+):
     run_train(flags("gan", run_root=tmp_path / "whole"))
     # A shell that starts the tests in the background has them ignore Ctrl-C.
     before = signal.getsignal(signal.SIGINT)
 
-    class Interrupt(quality.TrainingDiagnostics):
+    class Interrupt(callbacks.TrainingDiagnostics):
         def on_train_batch_end(self, batch, logs=None):
             if self.model.steps_done == step:
                 os.kill(os.getpid(), number)
 
     with monkeypatch.context() as patch:
-        patch.setattr(quality, "TrainingDiagnostics", Interrupt)
+        patch.setattr(callbacks, "TrainingDiagnostics", Interrupt)
         with pytest.raises(Stopped, match=f"stopped after step {step}.*") as stopped:
             run_train(flags("gan", run_root=tmp_path / "stopped"))
     run = tmp_path / "stopped" / "0001-gan"
@@ -205,7 +204,7 @@ def test_signals_save_and_tell_how_to_resume(number, step, flags, tmp_path, monk
     assert (tmp_path / "stopped" / "0001-gan" / "samples" / f"epoch_{EPOCHS:03d}.png").exists()
 
 
-def test_a_damaged_checkpoint_is_passed_over(flags, tmp_path, caplog):
+def test_a_damaged_checkpoint_is_skipped(flags, tmp_path, caplog):
     run_train(flags("gan"))
     run = tmp_path / "runs" / "0001-gan"
     shutil.copytree(run, tmp_path / "whole")
@@ -216,7 +215,7 @@ def test_a_damaged_checkpoint_is_passed_over(flags, tmp_path, caplog):
     data.write_bytes(damaged)
     (run / "exported").unlink()
     run_train([f"--resume={run}"])
-    assert f"{newest} cannot be read" in caplog.text
+    assert f"{newest} is unreadable; skipping it" in caplog.text
     # The last epoch was trained again, and the damaged checkpoint replaced.
     checkpoint_values.assert_same(run, tmp_path / "whole")
 
@@ -240,19 +239,6 @@ def test_a_finished_run_goes_on_for_more_epochs(flags, tmp_path):
         run_train([f"--resume={run}", "--epochs=1"])
 
 
-def test_what_a_kill_left_behind_is_swept(flags, tmp_path):
-    run_train(flags("gan", epochs=1))
-    run = tmp_path / "runs" / "0001-gan"
-    left = [
-        run / "checkpoints" / ".0a1b2c3d.partial.step_00000008",
-        run / ".0b1c2d3e.partial.log.csv",
-    ]
-    left[0].mkdir()
-    left[1].write_text("half a r")
-    run_train([f"--resume={run}", "--epochs=2"])
-    assert not any(path.exists() for path in left)
-
-
 def test_a_run_killed_before_its_folders_were_made_goes_on(flags, tmp_path):
     run_train(flags("gan", epochs=1))
     run = tmp_path / "runs" / "0001-gan"
@@ -266,25 +252,26 @@ def test_a_run_killed_before_its_folders_were_made_goes_on(flags, tmp_path):
     assert (run / "checkpoints" / f"step_{STEPS:08d}").exists()
 
 
-def test_a_row_per_class_and_the_same_latents_in_each():
-    from tfgan_mnist import callbacks
-    from tfgan_mnist.config import resolve
-    from tfgan_mnist.models import build
+@pytest.mark.parametrize(("num_classes", "rows"), [(10, 10), (1000, 10)])
+def test_a_grid_has_a_row_per_class_and_the_same_latents_in_each(num_classes, rows):
+    drawn = []
 
-    model = build(
-        resolve({"model": "cdcgan", "g_width": 2, "d_width": 2, "steps_per_epoch": 1}),
-        (28, 28, 1),
-        10,
-    )
-    seen = []
-    model.sample = lambda latents, labels: (
-        seen.append((latents, labels)) or np.zeros((len(latents), 28, 28, 1))
-    )
-    callbacks.sample_grid(model)
-    (latents, labels), *_ = seen
-    rows = latents.reshape(10, 10, -1)
-    np.testing.assert_array_equal(labels.reshape(10, 10), np.arange(10)[:, None].repeat(10, 1))
-    np.testing.assert_array_equal(rows, rows[:1].repeat(10, 0))
+    class Model:
+        def __init__(self):
+            self.num_classes = num_classes
+
+        def latents(self, num):
+            return np.arange(num, dtype=np.float32)[:, None]
+
+        def sample(self, latents, labels):
+            drawn.append((latents.reshape(rows, 10), labels.reshape(rows, 10)))
+            return np.zeros((len(latents), 28, 28, 1))
+
+    callbacks.sample_grid(Model())
+    ((latents, labels),) = drawn
+    np.testing.assert_array_equal(latents, np.arange(10)[None].repeat(rows, 0))
+    shown = np.linspace(0, num_classes - 1, rows).round()
+    np.testing.assert_array_equal(labels, shown[:, None].repeat(10, 1))
 
 
 def test_resume_refuses_to_become_another_run(flags, tmp_path):
@@ -297,8 +284,6 @@ def test_resume_refuses_to_become_another_run(flags, tmp_path):
 
 
 def test_one_train_command_per_run(flags, tmp_path):
-    from tfgan_mnist import runs
-
     run_train(flags("gan", epochs=1))
     run = tmp_path / "runs" / "0001-gan"
     with runs.locked(run), pytest.raises(UserError, match="another train command"):
@@ -306,7 +291,7 @@ def test_one_train_command_per_run(flags, tmp_path):
 
 
 def test_a_loss_that_explodes_stops_with_advice(flags):
-    message = "Trouble at step .*: non-finite values: .* in 20 steps in a row; .*Try lower learning"
+    message = "Problem at step .*: non-finite values: .*Try lower learning.* Nothing was saved"
     with pytest.raises(UserError, match=message):
         run_train(flags("gan", g_learning_rate=1e30, d_learning_rate=1e30, epochs=20))
 
@@ -319,7 +304,7 @@ def test_a_loss_that_explodes_stops_with_advice(flags):
         ("--dataset=nosuchset", "nosuchset"),
     ],
 )
-def test_what_the_user_can_mend_is_one_message(flag, message, flags, tmp_path):
+def test_an_error_of_the_user_is_one_message(flag, message, flags, tmp_path):
     done = subprocess.run(
         [sys.executable, "-m", "tfgan_mnist.train", *flags("gan"), "--steps_per_epoch=0", flag],
         capture_output=True,
@@ -328,31 +313,14 @@ def test_what_the_user_can_mend_is_one_message(flag, message, flags, tmp_path):
     )
     assert done.returncode == 2
     assert "Traceback" not in done.stderr and done.stderr.startswith("error: ")
-    import re
-
     assert re.search(message, done.stderr)
     assert not (tmp_path / "runs").exists()
 
 
 def test_run_folders_are_numbered(tmp_path):
-    from tfgan_mnist import runs
-    from tfgan_mnist.config import Config
-
     facts = runs.DataFacts((28, 28, 1), 10, 100)
     (tmp_path / "0041-gan").mkdir()
     (tmp_path / "notes").mkdir()
     made = [runs.create(tmp_path, Config(), facts).name for _ in range(2)]
     assert made == ["0042-dcgan", "0043-dcgan"]
     assert runs.read(tmp_path / "0042-dcgan") == (Config(), facts)
-
-
-@pytest.mark.parametrize(
-    "text",
-    ["", "[]", "{}", '{"config": 3}', '{"config": {"model": "vae"}, "data": {}}', "[" * 9999],
-)
-def test_a_damaged_config_is_refused(text, tmp_path):
-    from tfgan_mnist import runs
-
-    (tmp_path / "config.json").write_text(text)
-    with pytest.raises(UserError, match="expected|unknown"):
-        runs.read(tmp_path)

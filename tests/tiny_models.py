@@ -3,7 +3,8 @@
 import keras
 import numpy as np
 
-from tfgan_mnist import config, models, runs
+from tfgan_mnist import build, config, models, runs
+from tfgan_mnist.models import mlp
 
 MODELS = ("gan", "dcgan", "cdcgan")
 NUM_CLASSES = 10
@@ -22,11 +23,12 @@ def settings_of(name):
 
 def tiny(name):
     """A compiled model whose weights and batch statistics are all different from their initials."""
-    model = models.build(settings_of(name), FACTS.image_shape, NUM_CLASSES)
+    model = build.build(settings_of(name), FACTS.image_shape, NUM_CLASSES)
     random = np.random.default_rng(0)
     for variable in model.generator.variables:
         values = random.normal(0, 0.5, variable.shape)
         variable.assign(abs(values) if variable.name == "moving_variance" else values)
+    model.averaged_generator.set_weights(model.generator.get_weights())
     return model
 
 
@@ -34,7 +36,7 @@ def passing_through(image_shape=(8, 8, 1)):
     """A model that shows its latents: quick to export."""
     latents = keras.Input((np.prod(image_shape),))
     generator = keras.Model(latents, keras.layers.Reshape(image_shape)(latents))
-    return models.GAN(generator, models.gan.mlp_discriminator(image_shape, (4,)))
+    return models.GAN(generator, mlp.mlp_discriminator(image_shape, (4,)))
 
 
 def labels_for(model, num):

@@ -1,7 +1,7 @@
-"""What happens during `fit`: sample grids, the log, checkpoints, stopping, curves."""
+"""Callbacks of `fit` that keep a run's files, stop it on a signal and detect failures."""
 
 import contextlib
-import importlib.util
+import math
 import signal
 import time
 from collections.abc import Iterator
@@ -10,24 +10,23 @@ from pathlib import Path
 import keras
 import numpy as np
 import tensorflow as tf
+from absl import logging
 
-from tfgan_mnist import checkpoints, curves, distribution, export, images, runs
+from tfgan_mnist import checkpoints, diagnostics, export, metrics, runs
+from tfgan_mnist.data import pictures, pixels
 from tfgan_mnist.errors import Stopped, UserError
-from tfgan_mnist.models import GAN
+from tfgan_mnist.evaluation_callback import Evaluation
+from tfgan_mnist.models.gan import GAN
 
 GRID_COLUMNS = 10
 GRID_ROWS = 10  # unconditional, or when there are too many classes for a row each
 MAX_CLASS_ROWS = 30
 GRID_SCALE = 2  # a digit of 28 pixels is 56 on the screen
-GIF_MILLISECONDS = 400
+MAX_ROLLBACKS = 3  # of one command
 
 
 class SampleGrid(keras.callbacks.Callback):
-    """Writes `samples/epoch_<n>.png` before training and after every epoch, from the same latents.
-
-    Unconditional models: 10 x 10 samples. Conditional ones: a row per class, the same latents in
-    every row, so that style (columns) and class (rows) can be told apart.
-    """
+    """Writes `samples/epoch_<n>.png` before training and after every epoch, from fixed latents."""
 
     def __init__(self, run: Path, tensorboard: bool = False):
         super().__init__()
@@ -44,30 +43,33 @@ class SampleGrid(keras.callbacks.Callback):
         self.write(epoch + 1)
 
     def write(self, epoch: int) -> None:
-        grid = images.enlarge(sample_grid(self.model), GRID_SCALE)
-        images.write_png(self.folder / f"epoch_{epoch:03d}.png", grid)
+        grid = pixels.enlarge(sample_grid(self.model), GRID_SCALE)
+        pictures.write_png(self.folder / f"epoch_{epoch:03d}.png", grid)
         if self.writer:
             with self.writer.as_default():
                 tf.summary.image("samples", grid[None], step=epoch)
 
 
 def sample_grid(model: GAN) -> np.ndarray:
-    """uint8 (H, W, C): samples of fixed latents, for conditional models a row per class."""
+    """uint8 (H, W, C): 10 x 10 samples; of a conditional model a row per class.
+
+    The rows of a conditional model have the same latents, which shows style by column.
+    """
     if model.num_classes is None:
         latents, labels = model.latents(GRID_ROWS * GRID_COLUMNS), None
     else:
-        few = model.num_classes <= MAX_CLASS_ROWS
-        rows = model.num_classes if few else GRID_ROWS
+        rows = model.num_classes if model.num_classes <= MAX_CLASS_ROWS else GRID_ROWS
         shown = np.linspace(0, model.num_classes - 1, rows).round().astype(np.int32)
         labels = np.repeat(shown, GRID_COLUMNS)
         latents = np.tile(model.latents(GRID_COLUMNS), (rows, 1))
-    return images.grid(images.to_uint8(model.sample(latents, labels)), columns=GRID_COLUMNS)
+    return pixels.grid(pixels.to_uint8(model.sample(latents, labels)), columns=GRID_COLUMNS)
 
 
 class Log(keras.callbacks.Callback):
-    """Keeps `log.csv`: a row per epoch with seconds, images per second and what the step reports.
+    """Writes `log.csv`: a row per epoch with seconds, images per second and the epoch's logs.
 
-    Seconds are those of the steps: sample grids and evaluations are not in them.
+    Seconds are those of the steps, without sample grids and evaluations. Adds `skipped` to the
+    logs: the share of the epoch's updates of both networks that the optimizers skipped.
     """
 
     def __init__(self, run: Path, images_per_step: int):
@@ -79,65 +81,102 @@ class Log(keras.callbacks.Callback):
 
     def on_epoch_begin(self, epoch, logs=None):
         self.began = self.ended = time.perf_counter()
-        self.step_began = self.model.steps_done
+        self.first_step = self.model.steps_done
+        self.skipped_before = self.model.skipped_updates
 
     def on_train_batch_end(self, batch, logs=None):
         self.ended = time.perf_counter()
 
     def on_epoch_end(self, epoch, logs=None):
+        logs = {} if logs is None else logs
         seconds = self.ended - self.began
         self.seconds += seconds
-        seen = (self.model.steps_done - self.step_began) * self.images_per_step
-        row = {"epoch": epoch + 1, "seconds": self.seconds, "images_per_second": seen / seconds}
-        self.rows.append(row | {key: float(value) for key, value in (logs or {}).items()})
+        steps = self.model.steps_done - self.first_step
+        updates = steps * (self.model.discriminator_steps + 1)
+        logs["skipped"] = (self.model.skipped_updates - self.skipped_before) / updates
+        row = {
+            "epoch": epoch + 1,
+            "seconds": self.seconds,
+            "images_per_second": steps * self.images_per_step / seconds,
+        }
+        self.rows.append(row | {key: float(value) for key, value in logs.items()})
         runs.write_rows(self.path, self.rows)
 
 
-class Checkpoint(keras.callbacks.Callback):
-    """Saves the state of training after every epoch. Put it after all that an epoch writes."""
+class TrainingDiagnostics(keras.callbacks.Callback):
+    """Logs one line when training goes wrong, and acts as configured.
 
-    def __init__(self, run: Path):
-        super().__init__()
-        self.run = run
+    Put it after `Log` and `Evaluation`, whose rows it reads, and before `Checkpoint`.
 
-    def on_epoch_end(self, epoch, logs=None):
-        checkpoints.save(self.run, self.model)
-
-
-class RestoreBest(keras.callbacks.Callback):
-    """At the end of training puts the checkpoint of the best evaluation back into the model."""
-
-    def __init__(self, run: Path):
-        super().__init__()
-        self.run = run
-
-    def on_train_end(self, logs=None):
-        best = runs.best_step(self.run)
-        if best not in (None, self.model.steps_done):
-            checkpoints.restore(self.run, self.model, best)
-
-
-class KeepMetrics(keras.callbacks.Callback):
-    """Carries running means over a stop in mid-epoch, which `fit` resets when it begins an epoch.
-
-    With it the resumed epoch reports the means over all its steps.
+    Args:
+      run: the run's folder.
+      action: "warn" logs a problem, once as long as it lasts; "stop" saves and ends training;
+        "rollback" goes back to the best evaluation before, at most `MAX_ROLLBACKS` times. When the
+        model is no longer finite, or an epoch made no update, "warn" and "stop" end training and
+        save nothing.
+      evaluation: has the real images' statistics; None: only the log is examined.
     """
 
-    def __init__(self, model: GAN):
+    def __init__(self, run: Path, action: str = "warn", evaluation: Evaluation | None = None):
         super().__init__()
-        self.values: list | None = [v.numpy() for v in model.training_state()["metrics"]]
+        self.run = run
+        self.action = action
+        self.evaluation = evaluation
+        self.histogram, self.spread = np.zeros(0), math.nan
+        if evaluation is not None:
+            real = evaluation.reference
+            self.histogram = real.histogram
+            self.spread = float(metrics.statistics(real.manifold.features).covariance.trace())
+        self.warned: str | None = None
+        self.rollbacks = 0
 
-    def on_epoch_begin(self, epoch, logs=None):
-        if self.values is not None:
-            for variable, value in zip(self.model.training_state()["metrics"], self.values):
-                variable.assign(value)
-            self.values = None
+    def on_epoch_end(self, epoch, logs=None):
+        log, evaluations = runs.read_history(self.run)
+        evaluated = bool(evaluations) and evaluations[-1]["epoch"] == epoch + 1
+        if fatal := self.fatal(log[-1]):
+            self.act(epoch, diagnostics.non_finite(fatal), fatal=True)
+        elif found := diagnostics.diagnose(log, evaluations, self.histogram, self.spread):
+            self.act(epoch, found)
+        elif evaluated or not evaluations:
+            self.warned = None
+
+    def fatal(self, row: runs.Row) -> str | None:
+        """What was observed when training cannot go on from the model as it is."""
+        if row["skipped"] == 1:
+            return "all gradients of the epoch were NaN or infinite, and all updates were skipped"
+        return checkpoints.describe_non_finite(self.model)
+
+    def act(self, epoch: int, diagnosis: diagnostics.Diagnosis, fatal: bool = False) -> None:
+        """Warns, rolls back, or raises UserError to end training."""
+        message = f"Problem at step {self.model.steps_done:,}: {diagnosis}"
+        if self.action == "rollback" and self.rollbacks < MAX_ROLLBACKS:
+            if self.evaluation is not None:
+                self.evaluation.discard(epoch + 1)  # no rollback to these weights
+            try:
+                step = checkpoints.roll_back(self.run, self.model)
+            except UserError as error:
+                raise UserError(
+                    f"{message} Stopped, as no rollback is possible: {error}."
+                ) from error
+            self.model.reset_metrics()
+            self.rollbacks += 1
+            logging.warning("%s Going on with the weights of step %s.", message, f"{step:,}")
+        elif fatal:
+            raise UserError(
+                f"{message} Stopped. Nothing was saved; the last checkpoint is as it was."
+            )
+        elif self.action != "warn":
+            checkpoints.save(self.run, self.model)
+            raise UserError(f"{message} Stopped.")
+        elif self.warned != diagnosis.kind:
+            self.warned = diagnosis.kind
+            logging.warning("%s", message)
 
 
-class StopOnSignal(keras.callbacks.Callback):
-    """On SIGTERM or Ctrl-C finishes the step, saves a checkpoint and raises `Stopped`.
+class Checkpoint(keras.callbacks.Callback):
+    """Saves the state of training after every epoch, and on SIGTERM or Ctrl-C after the step.
 
-    A second signal acts as it would without this callback. Put it after `Checkpoint`.
+    Then it raises `Stopped`. Put it after all that an epoch writes.
     """
 
     SIGNALS = (signal.SIGTERM, signal.SIGINT)
@@ -148,103 +187,68 @@ class StopOnSignal(keras.callbacks.Callback):
         self.received: int | None = None
 
     @contextlib.contextmanager
-    def listening(self) -> Iterator[None]:
-        """Signals are caught inside this context, which is to surround `fit`."""
+    def saving_on_signals(self) -> Iterator[None]:
+        """Receives the first signal in this block, which is to contain `fit`."""
         former = {number: signal.getsignal(number) for number in self.SIGNALS}
+
+        def restore():
+            for number, handler in former.items():
+                signal.signal(number, handler)
 
         def receive(number, frame):
             self.received = number
-            for each, handler in former.items():
-                signal.signal(each, handler)
+            restore()
 
         for number in self.SIGNALS:
             signal.signal(number, receive)
         try:
             yield
         finally:
-            for number, handler in former.items():
-                signal.signal(number, handler)
+            restore()
 
     def on_train_batch_end(self, batch, logs=None):
-        # The last step of an epoch is left to `on_epoch_end`, after its log, grid and checkpoint.
+        # The last step's checkpoint is the epoch's, once log and grid are written.
         if self.received is not None and batch + 1 < self.params["steps"]:
-            checkpoints.save(self.run, self.model)
-            raise self.stopped(self.received)
+            self.on_epoch_end(0)
 
     def on_epoch_end(self, epoch, logs=None):
+        checkpoints.save(self.run, self.model)
         if self.received is not None:
-            raise self.stopped(self.received)
-
-    def stopped(self, number: int) -> Stopped:
-        return Stopped(
-            number,
-            f"stopped after step {self.model.steps_done:,}, nothing is lost. Go on with\n"
-            f"  python -m tfgan_mnist.train --resume={self.run}",
-        )
+            raise Stopped(
+                self.received,
+                f"stopped after step {self.model.steps_done:,}; the state is saved. Go on with\n"
+                f"  python -m tfgan_mnist.train --resume={self.run}",
+            )
 
 
-class CopyFromChief(keras.callbacks.Callback):
-    """At the end of training gives the chief's state to all workers, which need this callback too.
+class KeepMetrics(keras.callbacks.Callback):
+    """Keeps the running means when `fit` goes on within an epoch, and would reset them."""
 
-    Put it after `RestoreBest`, which is the chief's, and before what all workers take part in.
-    """
-
-    def __init__(self, placement: distribution.DistributionContext):
+    def __init__(self, model: GAN):
         super().__init__()
-        self.placement = placement
+        self.values = [variable.numpy() for variable in model.training_state()["metrics"]]
 
-    def on_train_end(self, logs=None):
-        distribution.copy_from_chief(self.placement, self.model.training_state())
-
-
-class Pictures(keras.callbacks.Callback):
-    """At the end of training: `samples.gif` of the grids over time, `curves.png` of log.csv."""
-
-    def __init__(self, run: Path):
-        super().__init__()
-        self.run = run
-
-    def on_train_end(self, logs=None):
-        # By number: epoch_1000 comes after epoch_999.
-        found = (self.run / runs.SAMPLES).glob("epoch_*.png")
-        paths = sorted(found, key=lambda path: (len(path.name), path.name))
-        frames = [images.read(path)[0] for path in paths]
-        images.write_gif(self.run / runs.GIF, frames, GIF_MILLISECONDS)
-        curves.draw(*runs.read_history(self.run), self.run / runs.CURVES)
+    def on_epoch_begin(self, epoch, logs=None):
+        for variable, value in zip(self.model.training_state()["metrics"], self.values):
+            variable.assign(value)
 
 
 class ExportSavedModel(keras.callbacks.Callback):
-    """At the end of training publishes the generator as the next version under `base_path`.
+    """At the end of training exports the generator as the next version under `base_path`."""
 
-    Args:
-      base_path: `saved_models/dcgan`, say.
-      run: folder of the run, which the model card then describes.
-      unless_there: a version that was made of the same will do.
-    """
-
-    def __init__(self, base_path: str | Path, run: Path | None = None, unless_there: bool = False):
+    def __init__(self, base_path: str | Path):
         super().__init__()
         self.base_path = Path(base_path)
-        self.run = run
-        self.unless_there = unless_there
         self.exported: Path | None = None
 
     def on_train_end(self, logs=None):
-        card = export.describe_run(self.run) if self.run else None
-        self.exported = export.export(self.model, self.base_path, card, self.unless_there)
-
-
-def expect_tensorboard() -> None:
-    """Raises UserError when TensorBoard is not installed."""
-    if importlib.util.find_spec("tensorboard") is None:
-        raise UserError("tensorboard: expected the package; pip install tensorboard")
+        self.exported = export.export(self.model, self.base_path)
 
 
 class TensorBoard(keras.callbacks.TensorBoard):
-    """Keras's, writing under the run's folder, without what it does in vain after each step.
+    """Keras's, writing under the run's folder, and without its work after each step.
 
-    Each value of each step is handed to a writer that drops it, as only epochs are written. That
-    leaves 5 kB a step behind (`python -m benchmarks.endurance`).
+    That work writes nothing, as only epochs are logged, and its memory grows with every step.
     """
 
     def __init__(self, run: Path):

@@ -1,23 +1,17 @@
-"""What all commands do alike: parse flags, run, and tell the user's errors from the program's."""
+"""What all commands share: they parse flags, run, and report errors of the user in one line."""
 
-import atexit
-import contextlib
 import difflib
-import functools
 import io
 import os
 import re
-import stat
 import sys
 import tempfile
 from collections.abc import Callable
-from pathlib import Path
 from typing import NoReturn
 
 from absl import app, flags, logging
 from absl.flags import argparse_flags
 
-from tfgan_mnist import files
 from tfgan_mnist.errors import Stopped, UserError, WorkerLost
 
 EXIT_USER_ERROR = 2
@@ -27,8 +21,8 @@ EXIT_INTERRUPTED = 130  # 128 + SIGINT, as shells report it
 class Parser(argparse_flags.ArgumentParser):
     """A flag parser for `python -m tfgan_mnist.<command>`.
 
-    Abbreviated flags are refused: `--epoch=3` must not silently become `--epochs=3`. A wrong flag
-    is answered by one line, not by the list of all flags.
+    Abbreviated flags are refused: `--epoch=3` must not silently become `--epochs=3`. The error of a
+    wrong flag is one line, without the list of all flags.
     """
 
     def __init__(self, command: str, description: str):
@@ -80,9 +74,8 @@ def run(main: Callable, parser: Parser) -> None:
             return EXIT_INTERRUPTED
         return EXIT_USER_ERROR
 
-    _own_temporary_folder()
     if isinstance(sys.stdout, io.TextIOWrapper):
-        # Names of files need not be text, and to print one must not be the end.
+        # Names of files need not be text, and printing one must not fail.
         sys.stdout.reconfigure(errors="backslashreplace")
     app.run(guarded, flags_parser=lambda argv: parser.parse_args(argv[1:]))
 
@@ -90,10 +83,9 @@ def run(main: Callable, parser: Parser) -> None:
 def start_tensorflow() -> None:
     """Imports TensorFlow and finds its devices without its start-up messages.
 
-    Some ten lines on CPU features and missing CUDA libraries would drown the program's own output.
-    TF_CPP_MIN_LOG_LEVEL does not reach those that TensorFlow 2.21 writes before its logging is set
-    up, so stderr's file descriptor is turned away meanwhile; what was written is shown if the
-    import fails.
+    These are ten lines on CPU features and missing CUDA libraries. TF_CPP_MIN_LOG_LEVEL does not
+    silence those that TensorFlow 2.21 writes before its logging starts, so stderr's file descriptor
+    is redirected meanwhile; what was written is shown if the import fails.
     """
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
     sys.stderr.flush()
@@ -104,7 +96,7 @@ def start_tensorflow() -> None:
             import tensorflow as tf
 
             tf.config.list_physical_devices()
-            # Keras's exporter and others log their every step.
+            # Keras's exporter and others log every step.
             logging.set_verbosity(logging.WARNING)
         except BaseException:
             chatter.seek(0)
@@ -113,22 +105,3 @@ def start_tensorflow() -> None:
         finally:
             os.dup2(stderr, 2)
             os.close(stderr)
-
-
-@functools.cache
-def _own_temporary_folder() -> None:
-    """Has this process's temporary files removed, by the next command if this one is killed.
-
-    They are AutoGraph's: a file of some KB for each function that TensorFlow translates.
-    """
-    with contextlib.suppress(OSError), contextlib.ExitStack() as stack:
-        # Not beside everybody's: what is locked there would be this user's affair only.
-        users = Path(tempfile.gettempdir(), f"tfgan_mnist-{os.getuid()}")
-        users.mkdir(mode=0o700, exist_ok=True)
-        found = users.lstat()
-        if not stat.S_ISDIR(found.st_mode) or found.st_mode & 0o077 or found.st_uid != os.getuid():
-            return  # somebody else's, who could put code of theirs there
-        folder = stack.enter_context(files.temporary(users / "temporary"))
-        folder.mkdir()
-        tempfile.tempdir = str(folder)
-        atexit.register(stack.pop_all().close)

@@ -1,11 +1,9 @@
-"""Runs side by side: means over seeds with their standard errors, and quality over time."""
+"""A comparison of runs: means over seeds with standard errors, and FID over time."""
 
-import dataclasses
 import statistics
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any, NamedTuple, TypeGuard
-
-import numpy as np
 
 from tfgan_mnist import files, report, runs
 from tfgan_mnist.config import PLACES, Config
@@ -13,125 +11,114 @@ from tfgan_mnist.errors import UserError
 
 TABLE = "comparison.md"
 PICTURE = "comparison.png"
-# What does not make another setting: the seed, and where things are.
+# Runs that differ in these only form one group.
 NOT_COMPARED = ("seed", *PLACES, "tensorboard")
-# How runs must have been judged for their figures to compare.
+# These have to be equal for values to be comparable.
 PROTOCOL = ("dataset", "split", "generated", "real", "classifier")
+SECONDS = (
+    ("training_seconds", "training, s", "lower"),
+    ("evaluation_seconds", "evaluations, s", "lower"),
+)
 
 
-class Judged(NamedTuple):
-    """A run and what was found of it."""
+class EvaluatedRun(NamedTuple):
+    """A run with the results of its evaluation."""
 
     name: str
-    settings: Config
-    results: dict[str, Any]  # "samples" of its metrics.json
+    config: Config
+    results: dict[str, Any]  # "samples" in its metrics.json
     log: list[runs.Row]
     evaluations: list[runs.Row]
 
 
+Groups = dict[str, list[EvaluatedRun]]  # runs of one configuration but for the seed, by a name
+
+
 def is_complete(results: Any) -> TypeGuard[dict[str, Any]]:
-    """Whether it is what stands under "samples" in a metrics.json, and not something else."""
+    """Whether this is the "samples" part of a metrics.json, with all that `describe` shows."""
     if not isinstance(results, dict) or not {*PROTOCOL, "pixel_range"} <= results.keys():
         return False
-    parts = [results.get("scores"), results.get("floor")]
-    if not all(type(results[key]) is int for key in ("generated", "real")):
-        return False
-    return all(
-        isinstance(part, dict) and all(type(v) in (int, float, type(None)) for v in part.values())
-        for part in parts
+    tables = [results.get("scores"), results.get("floor")]
+    return all(type(results[key]) is int for key in ("generated", "real")) and all(
+        isinstance(table, dict) and all(type(v) in (int, float, type(None)) for v in table.values())
+        for table in tables
     )
 
 
-def read(run: Path, results: dict[str, Any]) -> Judged:
-    """A run's folder, and what stands under "samples" in its metrics.json."""
-    settings, _ = runs.read(run)
-    return Judged(run.resolve().name, settings, results, *runs.read_history(run))
+def read(run: Path, results: dict[str, Any]) -> EvaluatedRun:
+    """A run folder together with "samples" of its metrics.json."""
+    config, _ = runs.read(run)
+    return EvaluatedRun(run.resolve().name, config, results, *runs.read_history(run))
 
 
-def group(judged: list[Judged]) -> dict[str, list[Judged]]:
-    """Runs of equal settings but for the seed, under a name that tells the groups apart.
+def group(evaluated: list[EvaluatedRun]) -> Groups:
+    """Groups the runs that differ in the seed only.
 
-    Raises:
-      UserError: runs that were not judged alike, or two of one group with the same seed, which
-        would make the error look smaller than it is.
+    Raises UserError for evaluations by different protocols, and for two runs of a group with one
+    seed, which would make the standard error too small.
     """
     for key in PROTOCOL:
-        if len({str(run.results[key]) for run in judged}) > 1:
-            received = ", ".join(f"{run.name}: {run.results[key]}" for run in judged)
-            raise UserError(f"{key}: expected runs that were judged alike; received {received}")
-    settings = [_compared(run.settings) for run in judged]
-    differing = [key for key in settings[0] if len({str(each[key]) for each in settings}) > 1]
-    groups: dict[str, list[Judged]] = {}
-    for run, values in zip(judged, settings):
-        # Within a model only: recipes differ in much that the model's name says already.
-        same_model = [each for each in settings if each["model"] == values["model"]]
-        telling = [key for key in differing if len({str(each[key]) for each in same_model}) > 1]
-        name = " ".join([values["model"], *(f"{key}={values[key]}" for key in telling)])
+        if len({str(run.results[key]) for run in evaluated}) > 1:
+            received = ", ".join(f"{run.name}: {run.results[key]}" for run in evaluated)
+            raise UserError(f"{key}: expected the same in all runs; received {received}")
+    configs = [asdict(run.config) | dict.fromkeys(NOT_COMPARED) for run in evaluated]
+    groups: Groups = {}
+    for run, values in zip(evaluated, configs):
+        # Named by the model, and by what differs between the runs of that model.
+        alike = [config for config in configs if config["model"] == values["model"]]
+        differing = [key for key in values if len({str(config[key]) for config in alike}) > 1]
+        name = " ".join([values["model"], *(f"{key}={values[key]}" for key in differing)])
         members = groups.setdefault(name, [])
-        same = [each.name for each in members if each.settings.seed == run.settings.seed]
-        if same:
-            raise UserError(
-                f"{name}: expected another seed in every run; received {same[0]} and {run.name}, "
-                f"both of seed {run.settings.seed}"
-            )
+        for other in members:
+            if other.config.seed == run.config.seed:
+                raise UserError(
+                    f"{name}: expected a different seed in every run; received {other.name} and "
+                    f"{run.name}, both with seed {run.config.seed}"
+                )
         members.append(run)
     return groups
 
 
-def describe(groups: dict[str, list[Judged]]) -> str:
+def describe(groups: Groups) -> str:
     """The table in Markdown: a row for each metric, a column for each group."""
     first = next(iter(groups.values()))[0].results
-    floors: dict[str, float | None] = {}  # label accuracy is results of conditional models only
+    values = [[_values(run) for run in members] for members in groups.values()]
+    real: dict[str, float | None] = {}  # only conditional models have a label accuracy
     for run in (run for members in groups.values() for run in members):
-        floors |= run.results["floor"]
-    head = ["metric", *groups, "floor", "better"]
-    seeds = [", ".join(str(run.settings.seed) for run in runs) for runs in groups.values()]
-    rows = [["seeds", *seeds, "", ""]]
-    for key, name, better in report.TABLE:
-        if key in floors:
-            cells = [
-                _cell([r.results["scores"].get(key) for r in runs]) for runs in groups.values()
-            ]
-            rows.append([name, *cells, _cell([floors[key]]), better])
-    for name, seconds in (("training, s", _training), ("evaluations, s", _evaluating)):
-        cells = [_cell([seconds(run) for run in runs]) for runs in groups.values()]
-        rows.append([name, *cells, "", "lower"])
-    widths = [max(map(len, column)) for column in zip(head, *rows)]
+        real |= run.results["floor"]
 
-    def line(cells):
-        return "| " + " | ".join(cell.ljust(width) for cell, width in zip(cells, widths)) + " |"
-
-    return "\n".join(
-        [
-            f"{first['generated']:,} samples against {first['real']:,} {first['split']} images of "
-            f"{first['dataset']}, {first['pixel_range']}; classifier {first['classifier']}.",
-            "Mean ± standard error over seeds.",
-            "",
-            line(head),
-            line(["-" * width for width in widths]),
-            *map(line, rows),
-            "",
-        ]
-    )
+    seeds = [", ".join(str(run.config.seed) for run in members) for members in groups.values()]
+    rows = [["metric", *groups, "real", "better"], ["seeds", *seeds, "", ""]]
+    for key, name, better in (*report.TABLE, *SECONDS):
+        cells = [_cell([each.get(key) for each in members]) for members in values]
+        if any(cells):
+            rows.append([name, *cells, _cell([real.get(key)]), better])
+    widths = [max(map(len, column)) for column in zip(*rows)]
+    rows.insert(1, ["-" * width for width in widths])
+    lines = [
+        f"{first['generated']:,} samples, {first['real']:,} {first['split']} images of "
+        f"{first['dataset']}, {first['pixel_range']}; classifier {first['classifier']}.",
+        f"Mean ± standard error over seeds. {report.REAL}",
+        "",
+    ]
+    for cells in rows:
+        padded = (cell.ljust(width) for cell, width in zip(cells, widths))
+        lines.append(f"| {' | '.join(padded)} |")
+    return "\n".join(lines) + "\n"
 
 
-def write(groups: dict[str, list[Judged]], folder: Path) -> None:
-    """Writes `TABLE` and `PICTURE`, FID on held-out images over seconds of training.
-
-    Raises:
-      OSError: the folder cannot be written.
-    """
-    # Imported here: it takes half a second. `Figure` needs no display.
-    from matplotlib.figure import Figure
+def write(groups: Groups, folder: Path) -> None:
+    """Writes `TABLE` and `PICTURE`, FID on held-out images over seconds of training."""
+    from matplotlib.figure import Figure  # here, as it takes half a second
 
     figure = Figure(figsize=(9, 5), layout="constrained")
     axes = figure.subplots()
-    for colour, (name, members) in enumerate(groups.items()):
-        axes.plot([], color=f"C{colour}", label=name)
+    for i, (name, members) in enumerate(groups.items()):
+        axes.plot([], color=f"C{i}", label=name)
         for run in members:
             seconds = {row["epoch"]: row["seconds"] for row in run.log}
-            points = [(seconds[row["epoch"]], row["fid"]) for row in run.evaluations]
-            axes.plot(*np.array(points).reshape(-1, 2).T, color=f"C{colour}", marker=".")
+            times = [seconds[row["epoch"]] for row in run.evaluations]
+            axes.plot(times, [row["fid"] for row in run.evaluations], color=f"C{i}", marker=".")
     axes.set(xlabel="seconds of training", ylabel="FID against held-out images", yscale="log")
     axes.grid(alpha=0.3, which="both")
     axes.legend()
@@ -141,29 +128,22 @@ def write(groups: dict[str, list[Judged]], folder: Path) -> None:
         partial.write_text(describe(groups))
 
 
-def _compared(settings: Config) -> dict[str, Any]:
-    values = dataclasses.asdict(settings)
-    return {key: value for key, value in values.items() if key not in NOT_COMPARED}
+def _values(run: EvaluatedRun) -> dict[str, float | None]:
+    """The metrics of a run, and the seconds that it took."""
+    values = dict(run.results["scores"])
+    if run.log:
+        values["training_seconds"] = run.log[-1]["seconds"]
+    if run.evaluations:
+        values["evaluation_seconds"] = sum(row["seconds"] for row in run.evaluations)
+    return values
 
 
 def _cell(values: list[float | None]) -> str:
+    """Mean and standard error; empty where a value is missing."""
     known = [value for value in values if value is not None]
-    if len(known) < len(values) or not known:
+    if len(known) < len(values):
         return ""
     mean = statistics.fmean(known)
     if len(known) == 1:
         return f"{mean:.4g}"
-    error = statistics.stdev(known) / len(known) ** 0.5
-    if not error:
-        return f"{mean:.4g} ± 0"
-    # Two digits of the error, and the mean to the same place.
-    digits = max(0, 1 - int(f"{error:e}".partition("e")[2]))
-    return f"{mean:.{digits}f} ± {error:.{digits}f}"
-
-
-def _training(run: Judged) -> float | None:
-    return run.log[-1]["seconds"] if run.log else None
-
-
-def _evaluating(run: Judged) -> float | None:
-    return sum(row["seconds"] for row in run.evaluations) if run.evaluations else None
+    return f"{mean:.4g} ± {statistics.stdev(known) / len(known) ** 0.5:.2g}"

@@ -1,18 +1,15 @@
-"""Where training runs: one device, all GPUs of this machine, or the workers of a cluster.
+"""Where training runs: on one device, on all GPUs of this machine, or on the workers of a cluster.
 
-A cluster is what `TF_CONFIG` or SLURM's environment describes. Its worker 0, the chief, is the only
-one that writes, and the only one that reads checkpoints: `copy_from_chief` gives its state to the
-others, which therefore need no file system in common with it.
+`TF_CONFIG` or SLURM's environment describes a cluster. Only its worker 0, the chief, writes files
+and reads checkpoints. It sends its state to the others, which need no common file system.
 """
 
 import contextlib
-import functools
 import hashlib
 import os
 import re
 import signal
 import sys
-import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import NamedTuple
 
@@ -20,58 +17,63 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from tfgan_mnist import cli, cluster
-from tfgan_mnist.cluster import Cluster, Lines
+from tfgan_mnist import cluster
+from tfgan_mnist.config import Config
 from tfgan_mnist.errors import UserError, WorkerLost
 
-# What TensorFlow raises from a collective operation when the process at its other end is gone, and
-# what the messages of other errors hold that have the same cause.
-PEER_ERRORS = (
+# What a collective operation raises when another worker is gone: by type, or by message.
+LOST_ERRORS = (
     tf.errors.UnavailableError,
     tf.errors.AbortedError,
     tf.errors.CancelledError,
     tf.errors.DeadlineExceededError,
 )
-PEER_MESSAGE = re.compile(
+LOST_MESSAGE = re.compile(
     "(?i)collective ops is aborted|coordination ?service|incarnation|heartbeat"
 )
 
 
 class DistributionContext(NamedTuple):
-    """A strategy and this process's place in it."""
+    """A strategy, and the place of this process in it."""
 
     strategy: tf.distribute.Strategy
-    workers: int = 1
-    worker: int = 0
-    lines: Lines | None = None  # to the other workers
+    num_workers: int = 1
+    worker_index: int = 0
 
     @property
     def is_chief(self) -> bool:
-        return self.worker == 0
+        return self.worker_index == 0
 
     @property
-    def replicas(self) -> int:
-        """Devices, over all workers."""
+    def num_replicas(self) -> int:
+        """Devices of all workers."""
         return self.strategy.num_replicas_in_sync
+
+    @property
+    def own_replicas(self) -> range:
+        """Which of the replicas are on this worker; all workers have equally many."""
+        count = self.num_replicas // self.num_workers
+        return range(self.worker_index * count, (self.worker_index + 1) * count)
 
     def __str__(self) -> str:
         """What to add to a machine's description: "", or ", 16 replicas, 2 workers"."""
-        workers = f", {self.workers} workers" if self.workers > 1 else ""
-        return f", {self.replicas} replicas{workers}" if self.replicas > 1 else ""
+        workers = f", {self.num_workers} workers" if self.num_workers > 1 else ""
+        return f", {self.num_replicas} replicas{workers}" if self.num_replicas > 1 else ""
 
 
 def start(kind: str, wait_seconds: float) -> DistributionContext:
-    """The strategy called `kind`; in a cluster it waits until all workers are there.
+    """The strategy called `kind`; in a cluster, once all workers have started.
 
     To be called before TensorFlow's first operation.
 
     Args:
       kind: one of `cluster.STRATEGIES`. "auto": the cluster that the environment describes if it
         has several workers, else all GPUs of this machine if it has several, else one device.
-      wait_seconds: how long workers may take to come.
+      wait_seconds: how long to wait for other workers.
 
     Raises:
-      UserError: no cluster for "multi_worker", or a description of one that cannot be read.
+      UserError: "multi_worker" without a cluster, or an invalid description of one.
+      WorkerLost: some workers did not start in time.
     """
     gpus = tf.config.list_physical_devices("GPU")
     described = cluster.find() if kind in ("auto", "multi_worker") else None
@@ -85,202 +87,133 @@ def start(kind: str, wait_seconds: float) -> DistributionContext:
         )
     if kind == "mirrored" or (kind == "auto" and len(gpus) > 1):
         devices = tf.config.list_logical_devices("GPU") or tf.config.list_logical_devices("CPU")
-        return DistributionContext(
-            tf.distribute.MirroredStrategy([device.name for device in devices])
-        )
+        return DistributionContext(tf.distribute.MirroredStrategy([each.name for each in devices]))
     return DistributionContext(tf.distribute.get_strategy())
 
 
-def _join(described: Cluster, wait_seconds: float) -> DistributionContext:
-    """Connects with the other workers."""
-    lines = cluster.meet(described, wait_seconds)
+def _join(described: cluster.Cluster, wait_seconds: float) -> DistributionContext:
+    """Connects TensorFlow with the other workers."""
+    cluster.wait_for_all(described, wait_seconds)
     resolver = tf.distribute.cluster_resolver.SimpleClusterResolver(
         tf.train.ClusterSpec({"worker": described.addresses}),
         task_type="worker",
-        task_id=described.worker,
+        task_id=described.worker_index,
         rpc_layer="grpc",
     )
-    # While TensorFlow connects no Python runs, not even a signal's handler: should a worker be lost
-    # just now, the system's own alarm ends this process, with a status that says "start me again".
+    # TensorFlow connects without running Python, not even signal handlers. If a worker is lost
+    # meanwhile, the system's alarm ends this process, with the status of a signal (142).
     signal.signal(signal.SIGALRM, signal.SIG_DFL)
     signal.setitimer(signal.ITIMER_REAL, wait_seconds)
-    with _peers(lines):
+    with _exit_when_a_worker_is_lost(described.worker_index):
         strategy = tf.distribute.MultiWorkerMirroredStrategy(cluster_resolver=resolver)
-        placement = DistributionContext(strategy, len(described.addresses), described.worker, lines)
-        summed(placement, np.zeros(1))
+        context = DistributionContext(strategy, len(described.addresses), described.worker_index)
+        summed(context, [0])
     signal.setitimer(signal.ITIMER_REAL, 0)
-    # TensorFlow's coordination has taken it for its own ends, and does nothing.
+    # TensorFlow's coordination service has replaced the handler by one that does nothing.
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
-    return placement
+    return context
 
 
 @contextlib.contextmanager
-def together(placement: DistributionContext) -> Iterator[None]:
-    """What the workers do together: the block is left when all have reached its end.
+def together(context: DistributionContext) -> Iterator[None]:
+    """Runs the block on all workers, and leaves it when all have reached its end.
 
-    When one is lost the others cannot go on: they end with `WorkerLost`'s status, and the whole job
-    has to be started again. When one ends for a reason of its own, by an exception in this block,
-    the others end with its exit status and name the reason. Workers other than the chief leave
-    signals to it: it saves and stops.
+    If a worker is lost in it, the others end with `WorkerLost`'s exit status: all have to be
+    started again. Only the chief acts on signals: it saves and stops, and the others end with it.
     """
-    if placement.lines is None:
+    if context.num_workers == 1:
         yield
         return
-    with _peers(placement.lines):
-        with contextlib.nullcontext() if placement.is_chief else _signals_ignored():
-            yield
-        summed(placement, np.zeros(1))
+    if not context.is_chief:
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)
+        signal.signal(signal.SIGINT, signal.SIG_IGN)
+    with _exit_when_a_worker_is_lost(context.worker_index):
+        yield
+        summed(context, [0])
 
 
 @contextlib.contextmanager
-def _peers(lines: Lines) -> Iterator[None]:
-    """Tells the other workers why this one ends in this block, or ends when another has ended.
+def _exit_when_a_worker_is_lost(worker_index: int) -> Iterator[None]:
+    """Ends the process when a collective operation in the block fails; other errors are raised.
 
-    Then at once: threads of TensorFlow's wait for ever for the one that is gone.
+    It ends at once: TensorFlow's threads would wait forever for the worker that is gone.
     """
     try:
         yield
-    except Exception as error:
-        if not _tells_of_a_loss(error):
-            is_users = isinstance(error, (UserError, OSError))
-            status = cli.EXIT_USER_ERROR if is_users else getattr(error, "exit_status", 1)
-            lines.say(status, str(error) or repr(error))
+    except tf.errors.OpError as error:
+        if not isinstance(error, LOST_ERRORS) and not LOST_MESSAGE.search(error.message or ""):
             raise
-        if words := lines.hear():
-            status = words.exit_status
-            ending = f"worker {lines.worker} ends with worker {words.worker}: {words.message}"
-        else:
-            status = WorkerLost.exit_status
-            lost = set(re.findall(r"/task:(\d+)", str(error))) - {str(lines.worker)}
-            ending = (
-                f"worker {lines.worker} lost worker {' or '.join(sorted(lost)) or '(unknown)'} and "
-                "cannot go on. Start all workers again: with --run and the same command as before, "
-                f"training goes on from its last checkpoint. ({type(error).__name__})"
-            )
-        print(ending, file=sys.stderr, flush=True)  # noqa: T201
+        lost = sorted(set(re.findall(r"/task:(\d+)", str(error))) - {str(worker_index)})
+        print(
+            f"worker {worker_index} lost worker {' or '.join(lost) or '(unknown)'} and cannot go "
+            "on. Start all workers again: with --run and the same command as before, training goes "
+            f"on from its last checkpoint. ({type(error).__name__})",
+            file=sys.stderr,
+            flush=True,
+        )
         sys.stdout.flush()
-        os._exit(status)
+        os._exit(WorkerLost.exit_status)
 
 
-def _tells_of_a_loss(error: Exception) -> bool:
-    """Whether another worker's end is the cause of an error."""
-    return isinstance(error, tf.errors.OpError) and bool(
-        isinstance(error, PEER_ERRORS) or PEER_MESSAGE.search(error.message or "")
-    )
+def summed(context: DistributionContext, numbers) -> np.ndarray:
+    """The sum of an int64 array over the workers, which all have to call this."""
+    numbers = np.asarray(numbers, np.int64)
+    if context.num_workers == 1:
+        return numbers
 
-
-@contextlib.contextmanager
-def _signals_ignored() -> Iterator[None]:
-    """SIGTERM and SIGINT do nothing in this block."""
-    numbers = (signal.SIGTERM, signal.SIGINT)
-    former = [signal.signal(number, signal.SIG_IGN) for number in numbers]
-    try:
-        yield
-    finally:
-        for number, handler in zip(numbers, former):
-            signal.signal(number, handler)
-
-
-@contextlib.contextmanager
-def without_trace() -> Iterator[str]:
-    """For a worker that is to write nothing: a folder that goes again, and prints that are lost."""
-    with (
-        tempfile.TemporaryDirectory() as scratch,
-        open(os.devnull, "w") as nowhere,
-        contextlib.redirect_stdout(nowhere),
-    ):
-        yield scratch
-
-
-def summed(placement: DistributionContext, numbers: np.ndarray) -> np.ndarray:
-    """The sum of an int64 array over the workers, the same on each; all of them have to call it."""
-    return _summing(placement)(tf.constant(numbers, tf.int64)).numpy()
-
-
-@functools.cache
-def _summing(placement: DistributionContext) -> Callable:
-    strategy = placement.strategy
-    own_replicas = placement.replicas // placement.workers
-
-    @tf.function(reduce_retracing=True)
+    @tf.function
     def total(numbers):
-        def in_replica(numbers):
-            context = tf.distribute.get_replica_context()
-            # A worker's first replica speaks for it.
-            speaks = context.replica_id_in_sync_group % own_replicas == 0
-            spoken = tf.where(speaks, numbers, tf.zeros_like(numbers))
-            return context.all_reduce(tf.distribute.ReduceOp.SUM, spoken)
+        replica = tf.distribute.get_replica_context()
+        # Each worker's numbers count once: on its first replica.
+        first = replica.replica_id_in_sync_group % len(context.own_replicas) == 0
+        own = tf.where(first, numbers, tf.zeros_like(numbers))
+        return replica.all_reduce(tf.distribute.ReduceOp.SUM, own)
 
-        results = strategy.run(in_replica, args=(numbers,))
-        return strategy.experimental_local_results(results)[0]
-
-    return total
+    results = context.strategy.run(total, args=(tf.constant(numbers),))
+    return context.strategy.experimental_local_results(results)[0].numpy()
 
 
-def chief_says(placement: DistributionContext, value: bool) -> bool:
-    """The chief's `value`, on every worker."""
-    if placement.workers == 1:
-        return value
-    return bool(summed(placement, np.array([value and placement.is_chief]))[0])
+def from_chief(context: DistributionContext, numbers) -> np.ndarray:
+    """The chief's int64 array, on all workers."""
+    return summed(context, numbers if context.is_chief else np.zeros_like(numbers))
 
 
-def copy_from_chief(placement: DistributionContext, state: Mapping[str, Sequence]) -> None:
-    """Gives the chief's values of variables, by owner, to those of all workers."""
-    if placement.workers == 1:
+def copy_from_chief(context: DistributionContext, state: Mapping[str, Sequence]) -> None:
+    """Assigns the chief's values to the variables of all workers, given by owner."""
+    if context.num_workers == 1:
         return
     variables = [variable for owned in state.values() for variable in owned]
     values = [np.asarray(keras.ops.convert_to_numpy(variable)) for variable in variables]
-    # As one message of whole words, in which a sum with zeros changes no bit of any type.
+    # One message for all types: a sum with zeros changes no bit of an integer.
     message = b"".join(value.tobytes() for value in values)
     words = np.frombuffer(message + bytes(-len(message) % 8), np.int64)
-    received = summed(placement, words if placement.is_chief else np.zeros_like(words)).tobytes()
-    first = 0
+    received = from_chief(context, words).tobytes()
+    offset = 0
     for variable, value in zip(variables, values):
-        its_own = received[first : first + value.nbytes]
-        variable.assign(np.frombuffer(its_own, value.dtype).reshape(value.shape))
-        first += value.nbytes
+        count, size = value.size, value.nbytes
+        variable.assign(np.frombuffer(received, value.dtype, count, offset).reshape(value.shape))
+        offset += size
 
 
-def expect_same_state(placement: DistributionContext, state: Mapping[str, Sequence]) -> None:
-    """Checks that all workers hold the same bits in these variables.
-
-    Raises:
-      RuntimeError: they do not; a bug, or a machine that computes wrongly.
-    """
-    values = (keras.ops.convert_to_numpy(each) for owned in state.values() for each in owned)
-    digest = hashlib.sha256(b"".join(value.tobytes() for value in values)).hexdigest()
-    try:
-        expect_same(placement, "weights", digest)
-    except UserError as error:
-        raise RuntimeError(str(error)) from error
-
-
-def expect_same(placement: DistributionContext, what: str, value: str) -> None:
-    """Raises UserError on all workers when `value` is not the chief's on each of them.
-
-    Args:
-      what: names `value` in the message.
-    """
-    if placement.workers == 1:
-        return
-    digest = int.from_bytes(hashlib.sha256(value.encode()).digest()[:7])
-    digests = np.zeros(placement.workers, np.int64)
-    digests[placement.worker] = digest
-    digests = summed(placement, digests)
-    others = [str(worker) for worker, each in enumerate(digests) if each != digests[0]]
+def expect_same(context: DistributionContext, what: str, value: str) -> None:
+    """Raises UserError on all workers when `value`, called `what`, differs between them."""
+    digests = np.zeros(context.num_workers, np.int64)
+    digests[context.worker_index] = int.from_bytes(hashlib.sha256(value.encode()).digest()[:7])
+    digests = summed(context, digests)
+    others = [str(index) for index, digest in enumerate(digests) if digest != digests[0]]
     if others:
         raise UserError(
             f"{what}: expected the same on all workers; worker {', '.join(others)} has others than "
-            f"the chief. This is worker {placement.worker} with\n{value}"
+            f"the chief. This is worker {context.worker_index} with\n{value}"
         )
 
 
-def expect_divisible(placement: DistributionContext, batch_size: int) -> None:
-    """Raises UserError when a batch cannot be divided equally among the replicas.
+def check_config(context: DistributionContext, config: Config) -> None:
+    """Raises UserError when a configuration does not fit the devices.
 
-    Unequal parts would have their images weighted unequally in the mean over the batch.
+    Replicas need equal parts of a batch, or their images would have unequal weights.
     """
-    replicas = placement.replicas
+    replicas, batch_size = context.num_replicas, config.batch_size
     if batch_size % replicas:
         below = batch_size // replicas * replicas
         choice = f"{below} or {below + replicas}" if below else str(replicas)
@@ -288,21 +221,24 @@ def expect_divisible(placement: DistributionContext, batch_size: int) -> None:
             f"batch_size: expected a multiple of the {replicas} replicas that share a batch; "
             f"received {batch_size}. Choose {choice}, or fewer devices."
         )
+    if context.num_workers > 1 and config.on_collapse == "rollback":
+        raise UserError(
+            "on_collapse: expected warn or stop where several workers train together; received "
+            "rollback, which one process can do, on all its GPUs"
+        )
 
 
 def share(
-    placement: DistributionContext, batches: Callable[..., tf.data.Dataset]
+    context: DistributionContext, batches: Callable[..., tf.data.Dataset]
 ) -> tf.data.Dataset | tf.distribute.DistributedDataset:
-    """What `fit` is to be given: this worker's share of every batch.
+    """This worker's share of every batch, for `fit`.
 
     Args:
-      batches: takes `own`, this worker's replicas, and `replicas`, how many there are in all, and
-        makes the batches of `own` in turn.
+      batches: takes `own`, this worker's replicas, and `replicas`, their number on all workers, and
+        returns the batches of `own` in turn.
     """
-    if placement.replicas == 1:
+    if context.num_replicas == 1:
         return batches()
-    own = placement.replicas // placement.workers
-    first = placement.worker * own
-    return placement.strategy.distribute_datasets_from_function(
-        lambda context: batches(own=range(first, first + own), replicas=placement.replicas)
+    return context.strategy.distribute_datasets_from_function(
+        lambda _: batches(own=context.own_replicas, replicas=context.num_replicas)
     )

@@ -1,4 +1,4 @@
-"""How a command ends when it does not end well through no fault of the program."""
+"""Errors reported to the user without a traceback."""
 
 import signal
 
@@ -6,13 +6,13 @@ import signal
 class UserError(Exception):
     """The input or the machine is at fault, not the program.
 
-    The message says what was expected, what was received and what to do. A command prints it as
-    its only output on stderr and exits with status 2, without a traceback.
+    The message says what was expected, what was received and what to do. A command prints it to
+    stderr and exits with status 2.
     """
 
 
 class Stopped(Exception):
-    """Work was asked to stop by a signal, and what was done is saved.
+    """A signal ended training, whose state is saved.
 
     A command prints the message and exits with 128 + the signal's number, as shells report it.
     """
@@ -23,11 +23,11 @@ class Stopped(Exception):
 
 
 class WorkerLost(Exception):
-    """A worker of a distributed run is gone, or never came, and the others cannot go on alone.
+    """A worker of a distributed run ended or did not start, and the others cannot go on.
 
-    Nothing is wrong with the run: started again it goes on from its last checkpoint. The exit
-    status says so to a supervisor. 138 is what Kubeflow's `restartPolicy: ExitCode` leaves to
-    programs for "start me again"; 1 to 127 are final there.
+    Started again, the run goes on from its last checkpoint. The exit status tells a supervisor to
+    start it again: 138 is what Kubeflow's `restartPolicy: ExitCode` leaves to programs for that;
+    1 to 127 are final there.
     """
 
     exit_status = 138

@@ -1,266 +1,186 @@
-"""Scores samples of a run, of an export, or anybody's, against real images.
+"""Compares samples of a run, of an export, or any images, with real images.
 
-What is judged:
-  --run=RUN                   --num samples of the checkpoint with the best evaluation, or of the
-                              newest where there was no evaluation
-  --run RUN RUN ...           the same of each, and a table that compares them
-  --saved_model=DIR           --num samples of an export
-  --images=FILE.npz|FOLDER    images as they are, with `labels` in the .npz where there are any;
-                              with --num a random choice of so many
-  Conditional models make equally many of each class.
+Samples:
+  --run=RUN           --num samples of the checkpoint with the best evaluation, else of the newest
+  --run RUN RUN ...   the same for each run, and a table that compares the runs
+  --saved_model=DIR   --num samples of an export
+  --images=PATH       an .npz file (with `labels` if known) or pictures; --num: a random choice
+  Conditional models make equally many samples of each class.
 
-How:
-  A classifier of the data set turns samples and the test split into features and classes, from
-  which the metrics follow; metrics.py has their definitions and papers. Beside each figure stands
-  the floor, what real images get: a random draw of as many training images against the same test
-  images, but for label accuracy and the distance to the nearest training image the test images
-  themselves. Nearly all figures depend on the number of samples, so compare equal ones only. The
-  floor and the features of the test images are kept beside the data.
+Method:
+  A classifier of the data set turns samples and test images into features and classes for the
+  metrics, which metrics.py and neighbours.py define. "Real" is the real-data baseline: the same
+  metric on as many training images, or on the test images for label accuracy and the nearest
+  training image. Nearly all metrics depend on the number of samples: compare equal numbers only.
 
-Where to:
-  A table on the screen; metrics.json, under "samples", and the pictures report.png in --output. The
-  default is the run's folder; without a run nothing is written.
-
-Several runs:
-  Figures that a run's metrics.json holds already, of the same checkpoint, as many samples and the
-  same seed, are taken from there. Runs that differ in their seeds only share a column: mean and
-  standard error. With --output the table goes to comparison.md, and FID over training time to
-  comparison.png.
+Output:
+  A table; metrics.json (under "samples") and report.png in --output. The default is the run's
+  folder; without a run nothing is written. Several runs: results for the same checkpoint, number
+  and seed are read from a run's metrics.json. Runs that differ in the seed only share a column:
+  mean and standard error. --output receives comparison.md, and FID over time as comparison.png.
 """
 
 import argparse
-import functools
-import reprlib
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 
-from tfgan_mnist import cli, comparison, export, generate, images, report, runs, scoring
+from tfgan_mnist import cli, comparison, export, generate, protocol, report, runs
+from tfgan_mnist.data import pictures
 from tfgan_mnist.errors import UserError
 
 
 class Samples(NamedTuple):
-    """What is to be judged, before it is made."""
+    """Samples to evaluate. `make` generates them, and is called after all other checks."""
 
     name: str
     dataset: str
     data_dir: str  # empty: TFDS's usual place
     image_shape: tuple[int, int, int]
-    # -> images uint8 (N, H, W, C) and labels, integers (N,), or None
-    make: Callable[[], tuple[np.ndarray, np.ndarray | None]]
+    make: Callable[[], tuple[np.ndarray, np.ndarray | None]]  # uint8 (N, H, W, C), integers (N,)
 
 
-# What is judged
-
-
-def of_run(run: Path, num: int, seed: int, dataset: str = "", data_dir: str = "") -> Samples:
-    """What a run has learnt; data set and place are the run's unless given."""
+def of_run(run: Path, num: int | None, seed: int) -> Samples:
+    """Samples of a run's best checkpoint, or of its newest if it has no evaluations."""
     config, facts = runs.read(run)
     source = generate.from_run(run)
-    make = functools.partial(_generated, source, num, seed)
-    dataset, data_dir = dataset or config.dataset, data_dir or config.data_dir
-    return Samples(source.name, dataset, data_dir, facts.image_shape, make)
+    place = config.dataset, config.data_dir
+    return Samples(source.name, *place, facts.image_shape, lambda: _generate(source, num, seed))
 
 
-def of_saved_model(
-    path: Path, num: int, seed: int, dataset: str = "", data_dir: str = ""
-) -> Samples:
-    """An export, of the data set that its model card tells unless one is given.
-
-    Raises:
-      UserError: no export there, or one without a model card that tells its data.
-    """
+def of_saved_model(path: Path, num: int | None, seed: int) -> Samples:
+    """Samples of an export; the data set is empty if its model card does not name one."""
     folder = export.find_version(path)
     source = generate.from_saved_model(folder)
-    make = functools.partial(_generated, source, num, seed)
     card = export.read_card(folder)
-    height, width, channels = card["image_shape"]
-    results = card.get("config")
-    dataset = dataset or (results.get("dataset", "") if isinstance(results, dict) else "")
-    if not dataset or not isinstance(dataset, str):
-        raise UserError(
-            f"{folder / export.CARD}: expected the name of a data set as config.dataset; received "
-            f"{reprlib.repr(dataset)}. Give --dataset."
-        )
-    return Samples(source.name, dataset, data_dir, (height, width, channels), make)
+    dataset, shape = card.get("config", {}).get("dataset", ""), tuple(card["image_shape"])
+    return Samples(source.name, dataset, "", shape, lambda: _generate(source, num, seed))
 
 
-def of_images(
-    path: Path, num: int | None = None, seed: int = 0, dataset: str = "", data_dir: str = ""
-) -> Samples:
-    """Samples that somebody has made: all, or `num` of them.
-
-    Raises:
-      UserError: not images, fewer than `num`, not square, or `labels` that do not belong to them.
-    """
-    pixels = images.read(path)
-    labels = _labels(path, len(pixels)) if path.suffix == ".npz" else None
-    height, width, channels = pixels.shape[1:]
+def of_images(path: Path, num: int | None, seed: int) -> Samples:
+    """Images of a file or folder, all or `num` of them, with their labels if there are any."""
+    pixels, labels = pictures.read(path), None
+    if path.suffix == ".npz":
+        try:
+            with np.load(path) as archive:
+                labels = archive.get("labels")
+        except Exception as error:  # damaged archives raise many types of errors
+            raise UserError(f"{path}: 'labels' cannot be read ({error})") from error
+    count, height, width, _ = pixels.shape
+    if labels is not None and labels.shape != (count,):
+        raise UserError(f"{path}: expected {count} labels; received shape {labels.shape}")
     if height != width:
         raise UserError(f"{path}: expected square images; received {width} x {height} pixels")
     if num is not None:
-        if num > len(pixels):
-            raise UserError(f"--num: expected at most {len(pixels):,}, as many as {path} has")
-        # Not the first ones: files are often in the order of classes.
-        chosen = np.random.default_rng(seed).choice(len(pixels), num, replace=False)
+        if num > count:
+            raise UserError(f"--num: expected at most {count:,}, the images of {path}")
+        chosen = np.random.default_rng(seed).choice(count, num, replace=False)
         pixels, labels = pixels[chosen], None if labels is None else labels[chosen]
-    name, shape = f"images {path.name}", (height, width, channels)
-    return Samples(name, dataset or "mnist", data_dir, shape, lambda: (pixels, labels))
+    return Samples(f"images {path.name}", "mnist", "", pixels.shape[1:], lambda: (pixels, labels))
 
 
-def _generated(source: generate.Source, num: int, seed: int):
-    plan = generate.independent(source, num, None, seed, generate.MAX_IMAGES)
+def _generate(source: generate.Source, num: int | None, seed: int):
+    plan = generate.independent(source, num or protocol.NUM, None, seed, generate.MAX_IMAGES)
     return generate.draw(source, plan), plan.labels
 
 
-def _labels(path: Path, count: int) -> np.ndarray | None:
-    """The `labels` of an .npz file, int64 (N,), or None when it has none."""
-    try:
-        with np.load(path, allow_pickle=False) as archive:
-            labels = archive["labels"] if "labels" in archive.files else None
-    except Exception as error:  # a damaged archive raises whatever it comes to
-        raise UserError(f"{path}: 'labels' cannot be read ({error})") from error
-    if labels is None:
-        return None
-    if labels.shape != (count,) or not np.issubdtype(labels.dtype, np.integer):
-        raise UserError(
-            f"{path}: expected 'labels' as integers of shape ({count},), one for each image; "
-            f"received {labels.dtype} of shape {labels.shape}"
-        )
-    return labels.astype(np.int64)
-
-
-# How good it is
-
-
-def evaluate(
-    samples: Samples, seed: int = 0, output: Path | None = None, gan_train: bool = False
-) -> dict[str, Any]:
-    """Judges samples, prints the table, and writes metrics.json and report.png.
-
-    Args:
-      samples: what is judged.
-      seed: what they were drawn with.
-      output: the folder to write to, made when it is not there; None: nothing is written.
-      gan_train: also train a classifier on the samples; a minute or two.
-
-    Returns:
-      What stands under "samples" in metrics.json.
-
-    Raises:
-      UserError: too few samples, or of a size or a data set for which there is no classifier;
-        labels that are no classes; or `output` has a metrics.json that is none.
-      OSError: `output` cannot be written.
-    """
+def evaluate(samples: Samples, output: Path | None, flags) -> dict[str, Any]:
+    """Prints the table, writes metrics.json and report.png to `output`, and returns the results."""
+    dataset, data_dir = flags.dataset or samples.dataset, flags.data_dir or samples.data_dir
+    if not dataset:
+        raise UserError(f"{samples.name}: its model card names no data set. Give --dataset.")
     cli.start_tensorflow()
     from tfgan_mnist import classifier, data
 
-    # What can go wrong does so before minutes are spent.
+    # First what may fail at once.
     if output:
         output.mkdir(parents=True, exist_ok=True)
         runs.read_metrics(output)
-    judge = classifier.load(samples.dataset, samples.image_shape, samples.data_dir)
-
-    pixels, labels = samples.make()
     size, _, channels = samples.image_shape
-    found = scoring.evaluate(
-        judge,
-        data.load(samples.dataset, samples.data_dir or None, None, size, channels),
+    network = classifier.load(dataset, samples.image_shape, data_dir)
+    pixels, labels = samples.make()
+    found = protocol.evaluate(
+        network,
+        data.load(dataset, data_dir or None, None, size, channels),
         pixels,
         labels,
         source=samples.name,
-        seed=seed,
-        data_dir=samples.data_dir,
-        with_gan_train=gan_train,
+        seed=flags.seed,
+        data_dir=data_dir,
+        with_gan_train=flags.gan_train,
     )
     print(report.describe(found.results))
     if output:
-        scoring.write(found, output)
+        protocol.write(found, output)
         print(f"Wrote {output / runs.METRICS} and {output / runs.REPORT}")
     return found.results
 
 
-def compare(paths: list[Path], judge: Callable[[Path], dict], output: Path | None) -> None:
-    """Prints a table of several runs, and writes it with a picture.
-
-    Args:
-      paths: folders of runs.
-      judge: run -> what stands under "samples" in its metrics.json.
-      output: the folder to write to, made when it is not there; None: nothing is written.
-
-    Raises:
-      UserError: not a run, or runs that were not judged alike.
-      OSError: `output` cannot be written.
-    """
-    for path in paths:  # what can go wrong does so before minutes are spent
-        runs.read(path)
-    columns = comparison.group([comparison.read(path, judge(path)) for path in paths])
-    print(comparison.describe(columns))
+def compare(paths: list[Path], output: Path | None, flags) -> None:
+    """Prints a table of several runs, and writes it with a picture to `output`."""
+    for run in paths:  # first what may fail at once
+        runs.read(run)
+    evaluated = []
+    for run in paths:
+        results = _known_results(run, flags)
+        if results is None:
+            results = evaluate(of_run(run, flags.num, flags.seed), run, flags)
+        evaluated.append(comparison.read(run, results))
+    groups = comparison.group(evaluated)
+    print(comparison.describe(groups))
     if output:
-        comparison.write(columns, output)
+        comparison.write(groups, output)
         print(f"Wrote {output / comparison.TABLE} and {output / comparison.PICTURE}")
 
 
-def main(arguments) -> None:
-    """Turns flags into a call of `evaluate`, or of `compare`."""
-    num, seed, gan_train = arguments.num, arguments.seed, arguments.gan_train
-    if seed < 0:
-        raise UserError(f"--seed: expected 0 or more; received {seed}")
-    if num is not None and num < scoring.MIN_SAMPLES:
-        raise UserError(
-            f"--num: expected at least {scoring.MIN_SAMPLES:,} samples; received {num:,}"
-        )
-    place = (arguments.dataset, arguments.data_dir)
-    output = Path(arguments.output) if arguments.output else None
+def _known_results(run: Path, flags) -> dict[str, Any] | None:
+    """The results in a run's metrics.json, if they are those that the flags ask for."""
+    results = runs.read_metrics(run).get("samples")
+    wanted = {
+        "source": runs.name_of(run, runs.best_step(run) or 0),
+        "dataset": flags.dataset or runs.read(run)[0].dataset,
+        "generated": flags.num or protocol.NUM,
+        "seed": flags.seed,
+    }
+    if not comparison.is_complete(results) or not wanted.items() <= results.items():
+        return None
+    scores = results["scores"]
+    lacks_gan_train = "label_accuracy" in scores and "gan_train_accuracy" not in scores
+    return None if flags.gan_train and lacks_gan_train else results
 
-    def judge_run(run: Path, folder: Path) -> dict[str, Any]:
-        return evaluate(of_run(run, num or scoring.NUM, seed, *place), seed, folder, gan_train)
 
-    def known_or_judged(run: Path) -> dict[str, Any]:
-        kept = runs.read_metrics(run).get("samples")
-        results: dict[str, Any] = kept if comparison.is_complete(kept) else {}
-        config, _ = runs.read(run)
-        as_asked = {
-            "source": runs.name_of(run, runs.best_step(run) or 0),
-            "dataset": arguments.dataset or config.dataset,
-            "generated": num or scoring.NUM,
-            "seed": seed,
-        }
-        known = all(results.get(key) == value for key, value in as_asked.items())
-        if known and gan_train and "label_accuracy" in results["scores"]:
-            known = "gan_train_accuracy" in results["scores"]
-        return results if known else judge_run(run, run)
-
-    if arguments.run and len(arguments.run) > 1:
-        compare([Path(run) for run in arguments.run], known_or_judged, output)
-    elif arguments.run:
-        run = Path(arguments.run[0])
-        judge_run(run, output or run)
-    elif arguments.saved_model is not None:
-        samples = of_saved_model(Path(arguments.saved_model), num or scoring.NUM, seed, *place)
-        evaluate(samples, seed, output, gan_train)
+def main(flags) -> None:
+    """Evaluates what the flags name."""
+    if flags.seed < 0:
+        raise UserError(f"--seed: expected 0 or more; received {flags.seed}")
+    if flags.num is not None:
+        protocol.check_num("--num", flags.num)
+    output = Path(flags.output) if flags.output else None
+    paths = [Path(run) for run in flags.run or ()]
+    if len(paths) > 1:
+        compare(paths, output, flags)
+    elif paths:
+        evaluate(of_run(paths[0], flags.num, flags.seed), output or paths[0], flags)
+    elif flags.saved_model is not None:
+        evaluate(of_saved_model(Path(flags.saved_model), flags.num, flags.seed), output, flags)
     else:
-        samples = of_images(Path(arguments.images), num, seed, *place)
-        evaluate(samples, seed, output, gan_train)
+        evaluate(of_images(Path(flags.images), flags.num, flags.seed), output, flags)
 
 
 def parser() -> cli.Parser:
     """The flags of the command."""
     parser = cli.Parser("evaluate", __doc__)
     parser.formatter_class = argparse.RawDescriptionHelpFormatter
-    what = parser.add_mutually_exclusive_group(required=True)
-    what.add_argument("--run", nargs="+", help="folders of runs, such as runs/0003-dcgan")
-    what.add_argument("--saved_model", metavar="DIR", help="a version's folder, or its parent")
-    what.add_argument("--images", metavar="PATH", help="anybody's: an .npz or a folder of pictures")
-    parser.add_argument("--num", type=int, help=f"samples (default: {scoring.NUM}; of images: all)")
+    source = parser.add_mutually_exclusive_group(required=True)
+    source.add_argument("--run", nargs="+", help="folders of runs, such as runs/0003-dcgan")
+    source.add_argument("--saved_model", metavar="DIR", help="folder of an export or a version")
+    source.add_argument("--images", metavar="PATH", help="an .npz file or a folder of pictures")
+    parser.add_argument("--num", type=int, help=f"samples (default: {protocol.NUM}; images: all)")
     parser.add_argument("--seed", type=int, default=0, help="of the samples (default: 0)")
-    parser.add_argument(
-        "--gan_train",
-        action="store_true",
-        help="also how well a classifier does that has learnt from labelled samples only",
-    )
+    help_text = "also the accuracy of a classifier trained on labelled samples"
+    parser.add_argument("--gan_train", action="store_true", help=help_text)
     parser.add_argument("--dataset", default="", help="default: the run's, the export's, or mnist")
     parser.add_argument("--data_dir", default="", help="default: the run's, or TFDS's usual place")
     parser.add_argument("--output", default="", metavar="FOLDER", help="default: the run's folder")

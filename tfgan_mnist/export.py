@@ -40,7 +40,7 @@ from tfgan_mnist.serving import operations, protos
 from tfgan_mnist.serving.settings import versions
 
 if TYPE_CHECKING:
-    from tfgan_mnist.models import GAN
+    from tfgan_mnist.models.gan import GAN
 
 CARD = "model_card.json"
 SAVED_MODEL = "saved_model"  # the format that is a folder; the others are those of `formats`
@@ -298,11 +298,10 @@ def _in_float32(model: "GAN") -> "GAN":
       UserError: a weight is NaN or infinite.
     """
     copy = type(model).from_config(_with_float32_policies(model.get_config()))
-    with model.averaged_weights():
-        weights = model.generator.get_weights()
+    weights = model.averaged_generator.get_weights()
     if not all(np.isfinite(weight).all() for weight in weights):
         raise UserError("the generator has weights that are NaN or infinite; expected finite ones")
-    copy.generator.set_weights(weights)
+    copy.averaged_generator.set_weights(weights)
     return copy
 
 
@@ -456,7 +455,7 @@ def _describe(model: "GAN") -> dict[str, Any]:
         "latent_dim": model.latent_dim,
         "image_shape": model.image_shape,
         "num_classes": model.num_classes,  # null: the model takes no labels
-        "weights": _digest(model.generator.get_weights()),
+        "weights": _digest(model.averaged_generator.get_weights()),
         "signatures": {
             "serving_default": f"latents float32 (B, {model.latent_dim}){labels} -> {images}",
             "sample": f"seed int32 (B,){labels} -> {images}",

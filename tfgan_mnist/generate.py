@@ -1,20 +1,20 @@
 """Draws images with the generator of a run or of an export, and writes them to files.
 
-How many, and of what:
-  Unconditional models make --num images, 100 by default. Conditional models make an image of each
-  of --labels; with --num, the labels are repeated or cut short until there are so many; without
-  --labels, they are all classes in order. Image i depends on --seed, i and its label only, so that
-  a larger --num keeps the images of a smaller one, and a run and its export make the same.
+How many, and which classes:
+  Unconditional models make --num images, 100 by default. Conditional models make one image for each
+  of --labels, by default of all classes in order; with --num the labels are repeated or cut short.
+  Image i depends on --seed, i and its label only: a larger --num keeps the images of a smaller one,
+  and a run and its export make the same images.
 
 Interpolation:
-  --interpolate=STEPS makes so many images on the way from one latent to another. A conditional
-  model goes the same way with each label.
+  --interpolate=STEPS makes that many images on the path from one latent to another, for a
+  conditional model with each label.
 
-Where to:
-  --output=FILE.png  a picture of all: the labels side by side, or a row for each interpolation
+Output:
+  --output=FILE.png  one picture: a column for each label, or a row for each interpolation
   --output=FILE.gif  an animation of the interpolation there and back, the labels side by side
   --output=FILE.npz  `images`, uint8 (N, H, W, C), and `labels`, int32 (N,), where there are any
-  --output=FOLDER/   a PNG of each image: 00000.png, or with its label 00000_7.png
+  --output=FOLDER/   a PNG for each image: 00000.png, or with its label 00000_7.png
   A file is replaced; a folder must be new or empty. Either appears complete or not at all.
 """
 
@@ -27,16 +27,16 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from tfgan_mnist import cli, export, files, images, latents, runs
+from tfgan_mnist import cli, export, files, latents, runs
+from tfgan_mnist.data import pictures, pixels
 from tfgan_mnist.errors import UserError
-from tfgan_mnist.serving import operations
 
 NUM = 100
 BATCH = 500  # images per call of the generator
-MAX_IMAGES = 100_000  # they are held in memory: 78 MB at 28x28x1, 1.2 GB at 64x64x3
+MAX_IMAGES = 100_000  # in memory: 78 MB at 28x28x1, 1.2 GB at 64x64x3
 MAX_IN_PICTURE = 10_000
 MAX_COLUMNS = 50  # labels side by side; more are laid out near to a square
-SCALE = 2  # in pictures a digit of 28 pixels is 56 on the screen
+SCALE = 2  # a digit of 28 pixels is 56 on the screen
 GIF_MILLISECONDS = 80
 
 
@@ -52,7 +52,7 @@ class Source(NamedTuple):
 
 
 class Plan(NamedTuple):
-    """What to make, and its layout row by row."""
+    """Latents and labels of the images, and their layout row by row."""
 
     latents: np.ndarray  # float32 (N, Z)
     labels: np.ndarray | None  # int32 (N,)
@@ -78,25 +78,23 @@ def from_run(run: Path) -> Source:
 
 
 def from_saved_model(path: Path) -> Source:
-    """An export, without the code of its model.
+    """An export, without the code of its model. A SavedModel is code: load only those you trust.
 
     Args:
       path: the folder of a version, or a base path, of which the highest version is taken.
 
     Raises:
-      UserError: no SavedModel there, a damaged one, one that does more than compute, or one
-        without our signatures.
+      UserError: no SavedModel there, a damaged one, or one without our signatures.
     """
     folder = export.find_version(path)
     cli.start_tensorflow()
     import tensorflow as tf
 
     try:
-        operations.expect_harmless(folder)
         loaded = tf.saved_model.load(str(folder))
         _, inputs = loaded.signatures["serving_default"].structured_input_signature
         latent_dim = inputs["latents"].shape[-1]
-    except Exception as error:  # a damaged file raises whatever it comes to: IndexError was seen
+    except Exception as error:  # a damaged file raises errors of many types
         reason = str(error).strip().partition("\n")[0]
         raise UserError(
             f"{folder}: expected an export of tfgan_mnist; received: {reason}"
@@ -106,25 +104,21 @@ def from_saved_model(path: Path) -> Source:
         given = {"latents": latents} if labels is None else {"latents": latents, "labels": labels}
         tensors = {key: tf.constant(value) for key, value in given.items()}
         try:
-            # By way of `loaded`: a signature alone does not keep its weights alive.
+            # Through `loaded`: a signature alone does not keep its weights alive.
             outputs = loaded.signatures["serving_default"](**tensors)
         except tf.errors.InvalidArgumentError as error:
             refused = re.search("assertion failed: (.*)", str(error))
             if refused is None:
                 raise
-            raise UserError(f"{folder} refuses: {refused[1]}") from error
+            raise UserError(f"{folder}: {refused[1]}") from error
         return outputs["images"].numpy() * 2.0 - 1.0
 
-    name = f"export {'/'.join(folder.resolve().parts[-2:])}"
-    return Source(name, latent_dim, "labels" in inputs, _num_classes(folder), sample)
-
-
-def _num_classes(version: Path) -> int | None:
-    """What the model card tells; None when there is none, or one that cannot be read."""
     try:
-        return export.read_card(version)["num_classes"]
-    except UserError:
-        return None
+        num_classes = export.read_card(folder)["num_classes"]
+    except UserError:  # the model works without its card
+        num_classes = None
+    name = f"export {'/'.join(folder.resolve().parts[-2:])}"
+    return Source(name, latent_dim, "labels" in inputs, num_classes, sample)
 
 
 # What is made
@@ -133,7 +127,7 @@ def _num_classes(version: Path) -> int | None:
 def independent(
     source: Source, num: int | None, labels: list[int] | None, seed: int, most: int
 ) -> Plan:
-    """Each image of a latent of its own.
+    """A plan in which each image has a latent of its own.
 
     Raises:
       UserError: labels that do not suit the model, or more than `most` images.
@@ -153,7 +147,7 @@ def independent(
 def interpolated(
     source: Source, steps: int, labels: list[int] | None, seed: int, most: int
 ) -> Plan:
-    """The way from one latent to another, for each label a row.
+    """A plan of the path from one latent to another, a row for each label.
 
     Raises:
       UserError: labels that do not suit the model, or more than `most` images.
@@ -172,19 +166,21 @@ def draw(source: Source, plan: Plan) -> np.ndarray:
     for first in range(0, len(plan.latents), BATCH):
         rows = slice(first, first + BATCH)
         labels = None if plan.labels is None else plan.labels[rows]
-        batches.append(images.to_uint8(source.sample(plan.latents[rows], labels)))
+        batches.append(pixels.to_uint8(source.sample(plan.latents[rows], labels)))
     return np.concatenate(batches)
 
 
 def _classes(source: Source, labels: list[int] | None) -> np.ndarray | None:
-    """The labels that were asked for, or all; int32 (K,). None for an unconditional model."""
+    """The given labels, or all classes; int32 (K,). None for an unconditional model."""
     if not source.conditional:
         if labels:
             raise UserError("--labels: expected none, since the model is not conditional")
         return None
     if labels is None:
         if source.num_classes is None:
-            raise UserError(f"--labels: expected, since no {export.CARD} tells which there are")
+            raise UserError(
+                f"--labels: expected some, since there is no {export.CARD} with classes"
+            )
         return np.arange(source.num_classes, dtype=np.int32)
     end = source.num_classes or 2**31
     wrong = [label for label in labels if not 0 <= label < end]
@@ -195,49 +191,47 @@ def _classes(source: Source, labels: list[int] | None) -> np.ndarray | None:
 
 def _expect_at_most(most: int, count: int) -> None:
     if count > most:
-        raise UserError(
-            f"expected at most {most:,} images in one output of this kind; received {count:,}"
-        )
+        raise UserError(f"expected at most {most:,} images in such an output; received {count:,}")
 
 
 # Where images go to
 
 
-def write_picture(path: Path, pixels: np.ndarray, plan: Plan) -> None:
+def write_picture(path: Path, images: np.ndarray, plan: Plan) -> None:
     """All images in one PNG."""
-    images.write_png(path, images.enlarge(images.grid(pixels, plan.columns), SCALE))
+    pictures.write_png(path, pixels.enlarge(pixels.grid(images, plan.columns), SCALE))
 
 
-def write_animation(path: Path, pixels: np.ndarray, plan: Plan) -> None:
+def write_animation(path: Path, images: np.ndarray, plan: Plan) -> None:
     """A GIF with a frame for each step of an interpolation, there and back."""
-    rows = len(pixels) // plan.columns
-    by_step = pixels.reshape(rows, plan.columns, *pixels.shape[1:]).swapaxes(0, 1)
+    rows = len(images) // plan.columns
+    by_step = images.reshape(rows, plan.columns, *images.shape[1:]).swapaxes(0, 1)
     columns = rows if rows <= MAX_COLUMNS else None
-    there = [images.enlarge(images.grid(frame, columns), SCALE) for frame in by_step]
+    there = [pixels.enlarge(pixels.grid(frame, columns), SCALE) for frame in by_step]
     # The ends are shown once, so that the loop does not stop at them.
-    images.write_gif(path, there + there[-2:0:-1], GIF_MILLISECONDS, GIF_MILLISECONDS)
+    pictures.write_gif(path, there + there[-2:0:-1], GIF_MILLISECONDS, GIF_MILLISECONDS)
 
 
-def write_arrays(path: Path, pixels: np.ndarray, plan: Plan) -> None:
-    """The `.npz` file that `images.read` reads."""
-    arrays: dict[str, Any] = {"images": pixels}
+def write_arrays(path: Path, images: np.ndarray, plan: Plan) -> None:
+    """The `.npz` file that `pictures.read` reads."""
+    arrays: dict[str, Any] = {"images": images}
     if plan.labels is not None:
         arrays["labels"] = plan.labels
     with files.write_atomically(path) as partial:
         np.savez_compressed(partial, **arrays)
 
 
-def write_folder(path: Path, pixels: np.ndarray, plan: Plan) -> None:
+def write_folder(path: Path, images: np.ndarray, plan: Plan) -> None:
     """A PNG for each image, named so that they sort in order."""
     with files.write_atomically(path) as partial:
         partial.mkdir()
-        for i, image in enumerate(pixels):
+        for i, image in enumerate(images):
             label = "" if plan.labels is None else f"_{plan.labels[i]}"
-            (partial / f"{i:05d}{label}.png").write_bytes(images.png_bytes(image))
+            (partial / f"{i:05d}{label}.png").write_bytes(pictures.png_bytes(image))
 
 
 class Output(NamedTuple):
-    """A place, and how images get there."""
+    """A path, and the function that writes images there."""
 
     path: Path
     write: Callable[[Path, np.ndarray, Plan], None]
@@ -245,10 +239,10 @@ class Output(NamedTuple):
 
 
 def choose_output(name: str, interpolating: bool) -> Output:
-    """What `--output` stands for.
+    """The path and the writer of `--output`.
 
     Raises:
-      UserError: an ending that is not known, an animation of nothing, or a folder in use.
+      UserError: an unknown ending, no interpolation for an animation, or a folder in use.
     """
     path = Path(name).resolve()  # so that "." and links to folders have a name and a parent
     if name.endswith("/") or path.is_dir():
@@ -258,15 +252,16 @@ def choose_output(name: str, interpolating: bool) -> Output:
     kind = path.suffix.lower()
     if kind == ".gif" and not interpolating:
         raise UserError("--output: expected --interpolate=STEPS with a .gif, which shows the steps")
-    if kind == ".gif":
-        return Output(path, write_animation, MAX_IN_PICTURE)
-    if kind == ".png":
-        return Output(path, write_picture, MAX_IN_PICTURE)
-    if kind == ".npz":
-        return Output(path, write_arrays, MAX_IMAGES)
-    raise UserError(
-        f"--output: expected FILE.png, FILE.gif, FILE.npz or FOLDER/; received {name!r}"
-    )
+    writers = {
+        ".png": Output(path, write_picture, MAX_IN_PICTURE),
+        ".gif": Output(path, write_animation, MAX_IN_PICTURE),
+        ".npz": Output(path, write_arrays, MAX_IMAGES),
+    }
+    if kind not in writers:
+        raise UserError(
+            f"--output: expected FILE.png, FILE.gif, FILE.npz or FOLDER/; received {name!r}"
+        )
+    return writers[kind]
 
 
 def generate(
@@ -277,7 +272,7 @@ def generate(
     seed: int = 0,
     steps: int | None = None,
 ) -> int:
-    """Draws and writes images, as the module's docstring tells, and returns how many.
+    """Draws and writes images, and returns how many.
 
     Raises:
       UserError: labels that do not suit the model, or too many images.

@@ -10,6 +10,8 @@ from typing import NamedTuple
 
 import tensorflow as tf
 
+from tfgan_mnist.models import rules
+
 softplus = tf.math.softplus  # softplus(-a) = -log sigmoid(a), stable for any logit
 
 
@@ -22,14 +24,12 @@ class Objective(NamedTuple):
       paired: the generator's loss reads D(x) too, so the step has to compute it once more.
       zero_decides: logit 0 is the border between "real" and "generated". Critics that are trained
         on differences only are free to drift, and have no such border.
-      smoothable: has a target of 1 for real images, which label smoothing can lower.
     """
 
     discriminator: Callable
     generator: Callable
     paired: bool = False
     zero_decides: bool = True
-    smoothable: bool = False
 
 
 # --- Goodfellow et al. 2014, "Generative Adversarial Nets", arXiv:1406.2661 -----------------------
@@ -106,12 +106,10 @@ def relativistic_generator(fake, real):
 
 
 OBJECTIVES = {
-    "minimax": Objective(cross_entropy_discriminator, minimax_generator, smoothable=True),
-    "non_saturating": Objective(
-        cross_entropy_discriminator, non_saturating_generator, smoothable=True
-    ),
+    "minimax": Objective(cross_entropy_discriminator, minimax_generator),
+    "non_saturating": Objective(cross_entropy_discriminator, non_saturating_generator),
     "least_squares": Objective(
-        least_squares_discriminator, least_squares_generator, smoothable=True, zero_decides=False
+        least_squares_discriminator, least_squares_generator, zero_decides=False
     ),
     "hinge": Objective(hinge_discriminator, critic_generator),
     "wasserstein": Objective(wasserstein_discriminator, critic_generator, zero_decides=False),
@@ -130,17 +128,10 @@ def get(name: str, label_smoothing: float = 0.0) -> Objective:
     Raises:
       ValueError: unknown name, or smoothing for an objective without targets.
     """
-    if name not in OBJECTIVES:
-        raise ValueError(f"loss: expected one of {', '.join(OBJECTIVES)}; received {name!r}")
+    rules.check_loss(name, label_smoothing)
     objective = OBJECTIVES[name]
     if not label_smoothing:
         return objective
-    if not objective.smoothable:
-        smoothable = ", ".join(key for key, value in OBJECTIVES.items() if value.smoothable)
-        raise ValueError(
-            f"label_smoothing={label_smoothing} needs a loss with a target for real images "
-            f"({smoothable}); received loss={name!r}"
-        )
     plain = objective.discriminator
     return objective._replace(
         discriminator=lambda real, fake: plain(real, fake, smoothing=label_smoothing)

@@ -6,10 +6,10 @@ evaluations.csv  a row per evaluation, against held-out training images
 samples/         epoch_000.png (before training), epoch_001.png, ...
 samples.gif      the same over time
 curves.png       log and evaluations as a picture
-checkpoints/     what `--resume` continues from, and the one of the best evaluation
+checkpoints/     the newest, which `--resume` continues from, and that of the best evaluation
 metrics.json     on the test images: the discriminator, and under "samples" the generator
 report.png       the pictures to "samples"
-exported         the path of the export, written when all is done
+exported         the path of the export, written last
 """
 
 import contextlib
@@ -23,7 +23,6 @@ import json
 import math
 import platform
 import re
-import reprlib
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -43,8 +42,6 @@ METRICS = "metrics.json"
 REPORT = "report.png"
 EXPORTED = "exported"
 
-MAX_TABLE_BYTES = 64 << 20  # a hundred thousand epochs
-
 
 class DataFacts(NamedTuple):
     """What a run needs to know of its data when the data are not there."""
@@ -58,7 +55,11 @@ class DataFacts(NamedTuple):
 def create(
     root: str | Path, config: Config, facts: DataFacts, path: str | Path | None = None
 ) -> Path:
-    """Makes the folder `path`, or else the next number under `root`, with a config.json in it."""
+    """Makes the folder `path`, or else the next number under `root`, with a config.json in it.
+
+    Raises:
+      UserError: `path` is not empty.
+    """
     if path:
         try:
             return _begin(Path(path), config, facts)
@@ -66,8 +67,7 @@ def create(
             if error.errno not in (errno.ENOTEMPTY, errno.EEXIST, errno.ENOTDIR):
                 raise
             raise UserError(
-                f"{path}: expected a new or an empty folder, or a run to go on with; received what "
-                "was no run when the command looked. Give another folder, or start it again."
+                f"{path} is not empty and is not a run folder; give a new or an empty folder"
             ) from error
     root = Path(root)
     number = 1 + max(_numbers(root), default=0)
@@ -76,7 +76,7 @@ def create(
         try:
             return _begin(path, config, facts)
         except OSError:
-            # Another command may just have taken the number; any other trouble is a trouble.
+            # Another command may have taken the number; any other error is an error.
             if not path.exists():
                 raise
             number += 1
@@ -107,9 +107,9 @@ def read(path: str | Path) -> tuple[Config, DataFacts]:
         facts = DataFacts(**description["data"])
         height, width, channels = facts.image_shape
         facts = facts._replace(image_shape=(height, width, channels))
-        numbers = (*facts.image_shape, facts.num_classes, facts.num_images)
-        if any(type(number) is not int or not 0 < number < 2**31 for number in numbers):
-            raise ValueError(f"numbers of the data that are none: {reprlib.repr(numbers)}")
+        numbers = (height, width, channels, facts.num_classes, facts.num_images)
+        if any(type(number) is not int or number < 1 for number in numbers):
+            raise ValueError(f"invalid dataset shape {numbers}")
         config = configuration.from_saved(description["config"])
     except OSError as error:
         raise UserError(
@@ -123,37 +123,30 @@ def read(path: str | Path) -> tuple[Config, DataFacts]:
 Row = dict[str, float]
 
 
-# What other columns stand beside. An epoch and a step are counts.
+# Columns that every table has; there may be others.
 COLUMNS = {LOG: ("epoch", "seconds"), EVALUATIONS: ("epoch", "step", "fid")}
-COUNTS = ("epoch", "step")
 
 
 def read_rows(path: Path) -> list[Row]:
     """The rows of log.csv or evaluations.csv, NaN where a cell is empty; none without a file.
 
     Raises:
-      UserError: it is no such table.
+      UserError: it is not such a table.
     """
     if not path.exists():
         return []
-    text = files.read_text(path, MAX_TABLE_BYTES)
     needed = COLUMNS[path.name]
+    lines = csv.DictReader(io.StringIO(files.read_text(path), newline=""), strict=True)
     try:
-        lines = csv.DictReader(io.StringIO(text, newline=""), strict=True)
-        if set(needed) - set(lines.fieldnames or needed):
-            raise ValueError(f"columns {', '.join(lines.fieldnames or ())}")
         rows = [
             {key: float(cell) if cell else math.nan for key, cell in row.items()} for row in lines
         ]
-        for row in rows:
-            for key in COUNTS:
-                if key in needed and not (row[key].is_integer() and 0 <= row[key] < 2**53):
-                    raise ValueError(f"{key} {row[key]}")
-    # A cell too many has no name, one too few no value.
-    except (ValueError, TypeError, csv.Error) as error:
+        if any(math.isnan(row[key]) for row in rows for key in needed if key != "fid"):
+            raise ValueError("an empty cell")
+    except (ValueError, LookupError, TypeError, csv.Error) as error:
         raise UserError(
             f"{path}: expected a table of numbers with columns {', '.join(needed)}; received: "
-            f"{error}. Mend or remove it."
+            f"{error}. Correct or remove it."
         ) from error
     return rows
 
@@ -179,7 +172,7 @@ def read_history(run: Path) -> tuple[list[Row], list[Row]]:
 
 
 def drop_rows_after(run: Path, epoch: int) -> None:
-    """Drops the rows of epochs that are to be trained again, or were evaluated but not saved."""
+    """Drops the rows of epochs that will be trained again, or were evaluated but not saved."""
     for name in (LOG, EVALUATIONS):
         rows = read_rows(run / name)
         kept = [row for row in rows if row["epoch"] <= epoch]
@@ -188,21 +181,21 @@ def drop_rows_after(run: Path, epoch: int) -> None:
 
 
 def name_of(run: Path, step: int) -> str:
-    """How reports name a run's weights. Not by a path: they go with exports to other machines."""
+    """The name of a run's weights in reports, without a path: reports go to other machines."""
     return f"run {run.resolve().name}, step {step:,}"
 
 
 def best_step(run: Path) -> int | None:
-    """The generator update at which the evaluation found the lowest FID; None without any."""
+    """The generator update with the lowest FID of all evaluations; None without any."""
     rows = [row for row in read_rows(run / EVALUATIONS) if row["fid"] == row["fid"]]
     return int(min(rows, key=lambda row: row["fid"])["step"]) if rows else None
 
 
 def read_metrics(folder: Path) -> dict[str, Any]:
-    """What metrics.json in a folder holds so far.
+    """The content of metrics.json in a folder, {} without it.
 
     Raises:
-      UserError: it is no JSON object.
+      UserError: it is not a JSON object.
     """
     file = folder / METRICS
     try:
@@ -230,9 +223,9 @@ def _finite(value: Any) -> Any:
 
 @contextlib.contextmanager
 def locked(path: Path) -> Iterator[None]:
-    """Holds the run's folder: a second command that trains into it is refused.
+    """Locks the run's folder: a second command that trains in it is refused.
 
-    The lock is the operating system's and goes with the process, however it dies.
+    The operating system releases the lock with the process, however it ends.
     """
     with open(path / ".lock", "w") as stream:
         try:

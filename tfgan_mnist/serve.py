@@ -21,11 +21,11 @@ if TYPE_CHECKING:
     from tfgan_mnist.serving.server import Server
 
 
-def start(settings: ServerConfig, free_ports: bool = False) -> "Server":
+def start(config: ServerConfig, free_ports: bool = False) -> "Server":
     """Starts a server in this process; see `Server`.
 
     Raises:
-      UserError: a wrong setting, or the packages of the extra `serve` are missing.
+      UserError: a wrong choice, or the packages of the extra `serve` are missing.
     """
     try:
         from tfgan_mnist.serving.server import Server
@@ -33,21 +33,21 @@ def start(settings: ServerConfig, free_ports: bool = False) -> "Server":
         raise UserError(
             f"serving needs {error.name}, which is not installed: pip install 'tfgan-mnist[serve]'"
         ) from error
-    return Server(settings, free_ports)
+    return Server(config, free_ports)
 
 
 def main(arguments) -> None:
-    settings = ServerConfig(**vars(arguments))
+    config = ServerConfig(**vars(arguments))
     log = logging.getLogger("tfgan_mnist")
     log.addHandler(logging.StreamHandler())  # absl's is for TensorFlow's own
     log.setLevel(logging.INFO)
     log.propagate = False
-    # From here on, so that a signal that comes while models are loaded is not lost.
+    # Before models are loaded, so that an early signal is not lost.
     stopped = threading.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: stopped.set())
     cli.start_tensorflow()
-    with start(settings) as server:
+    with start(config) as server:
         if server.rest_url:
             print(f"REST: {server.rest_url}/v1/models/", flush=True)
         if server.grpc_address:
@@ -55,7 +55,7 @@ def main(arguments) -> None:
         for model in server.models:
             print(f"model: {model.name}", flush=True)
         stopped.wait()
-    print("Stopped: what was under way is answered", flush=True)
+    print("Stopped; pending requests were completed", flush=True)
 
 
 def parser() -> cli.Parser:

@@ -1,6 +1,6 @@
 """Our three models, as a user of the package would train them in a script of their own.
 
-`config.resolve`, `models.build`, `data.batches` and `model.fit`, without the callbacks of the train
+`config.resolve`, `models.build`, `order.batches` and `model.fit`, without the callbacks of the train
 command, which write to disk: the peers have none either. Samples are of the averaged weights.
 
 published: nothing here is slowed down by a setting, so that both ways are the same.
@@ -11,10 +11,11 @@ from typing import Any
 
 import keras
 import numpy as np
+from tfgan_mnist.images import to_uint8
 
 from benchmarks.contestants.pacing import Paced
-from tfgan_mnist import config, data, models, runtime
-from tfgan_mnist.images import to_uint8
+from tfgan_mnist import build, config, data, models, runtime
+from tfgan_mnist.data import order
 
 
 class Tick(keras.callbacks.Callback):
@@ -36,7 +37,7 @@ def fit(
 ) -> None:
     """Trains as configured, with `steps_per_epoch` above 0, and writes nothing."""
     model.fit(
-        data.batches(
+        order.batches(
             split,
             settings.images_per_step,
             settings.seed,
@@ -72,12 +73,12 @@ class Ours(Paced):
         settings = config.resolve({"model": self.recipe, "seed": seed} | (overrides or {}))
         runtime.configure(settings.seed, settings.precision)
         self.split = data.Split(images, labels.astype(np.int32))
-        full_pass = data.steps_per_epoch(self.split, settings.images_per_step)
+        full_pass = order.steps_per_epoch(self.split, settings.images_per_step)
         self.settings = dataclasses.replace(
             settings, steps_per_epoch=settings.steps_per_epoch or full_pass
         )
         self.batch_size = settings.batch_size
-        self.model = models.build(
+        self.model = build.build(
             self.settings, images.shape[1:], num_classes=10, jit_compile=runtime.use_xla()
         )
 

@@ -1,1 +1,1 @@
-"""What breaks training, done to the real command: kills, full disks, damaged and changed files."""
+"""Faults done to the train command: kills, full disks, damaged and changed files."""

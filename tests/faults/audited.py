@@ -1,9 +1,9 @@
-"""The train command, and what befalls it just before a certain change of files.
+"""Runs the train command, with an action before a certain change of files.
 
 python -m tests.faults.audited ACTION FOLDER [--flag=value ...]
 
-A change is what Python does under FOLDER: a file opened to be written, renamed or removed, a folder
-made or removed. ACTION is one of
+A change is Python's under FOLDER: a file is opened to be written, renamed or removed, or a folder
+is made or removed. ACTION is one of
 
 count           the number of changes goes to FOLDER/changes
 kill:17         SIGKILL before the 17th
@@ -34,7 +34,7 @@ def changed(event: str, arguments: tuple) -> str | None:
 
 
 def fill(path: Path) -> None:
-    """Leaves no room in a file system. To the byte: what fits into a block's rest still fits."""
+    """Fills a file system, but for the rest of blocks in use."""
     with contextlib.suppress(OSError), open(path, "wb", buffering=0) as stream:
         while True:
             stream.write(bytes(4096))
@@ -46,10 +46,10 @@ def main() -> None:
     folder = sys.argv[2]
     count, done = 0, False
 
-    def hear(event: str, arguments: tuple) -> None:
+    def audit(event: str, arguments: tuple) -> None:
         nonlocal count, done
         path = changed(event, arguments)
-        # `shutil.rmtree` opens a folder and tells the names in it without their folder.
+        # `shutil.rmtree` opens a folder, and its events name files without their folder.
         if done or path is None or (os.path.isabs(path) and not path.startswith(folder)):
             return
         count += 1
@@ -62,7 +62,7 @@ def main() -> None:
     if action == "count":
         atexit.register(lambda: Path(folder, "changes").write_text(str(count)))
     sys.argv[1:] = sys.argv[3:]
-    sys.addaudithook(hear)
+    sys.addaudithook(audit)
     runpy.run_module("tfgan_mnist.train", run_name="__main__", alter_sys=True)
 
 

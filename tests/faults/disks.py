@@ -2,10 +2,10 @@
 
 python -m tests.faults.disks --output=disks.md
 
-Each time the command has to end with one message and exit status 2, and to leave nothing that is
-half there. Then there is room again, and the same command goes on; the run that comes of it is
-compared with one that always had room. The disk is a tmpfs in a mount namespace of this command's
-own, which `unshare` of util-linux makes where the kernel lets users have namespaces.
+Each time the command has to end with one message and exit status 2, and to leave nothing incomplete
+and no temporary file. Then there is room again, and the same command goes on; the run has to equal
+one that always had room. The disk is a tmpfs in a mount namespace of this command's own, made by
+`unshare` of util-linux where the kernel lets users have namespaces.
 """
 
 import argparse
@@ -17,9 +17,9 @@ import tempfile
 from pathlib import Path
 
 from tests.faults import kills, small_mnist
-from tests.faults.kills import EPOCHS, JUDGED, STEPS, Broken, Life, Place
+from tests.faults.kills import EPOCHS, EVALUATED, STEPS, Broken, Life, Place
 
-# What is written, in the order in which a run comes to it, and how its temporary name is known.
+# What a run writes, in this order, and a pattern of its temporary name.
 WRITES = {
     "config.json": r"config\.json",
     "grid of samples": r"\.partial\.epoch_",
@@ -41,12 +41,14 @@ def mount(folder: Path, *options: str) -> None:
 
 
 def expect_refusal(life: Life, message: str) -> str:
-    """The one line in which the command says why it ends, with exit status 2."""
+    """The one line with the reason why the command ends, with exit status 2."""
     status = life.end()
-    errors = [line for line in life.said.splitlines() if line.startswith("error: ")]
-    if status != 2 or len(errors) != 1 or message not in errors[0] or "Traceback" in life.said:
-        raise Broken(f"expected exit status 2 and {message!r}; received {status} and\n{life.said}")
-    if left := kills.leftovers(life.place.root, life.place.data):
+    errors = [line for line in life.output.splitlines() if line.startswith("error: ")]
+    if status != 2 or len(errors) != 1 or message not in errors[0] or "Traceback" in life.output:
+        raise Broken(
+            f"expected exit status 2 and {message!r}; received {status} and\n{life.output}"
+        )
+    if left := [*kills.leftovers(life.place.root), *kills.leftovers(life.place.data)]:
         raise Broken(f"left behind: {left}")
     kills.expect_whole(life.place)
     return errors[0]
@@ -54,57 +56,55 @@ def expect_refusal(life: Life, message: str) -> str:
 
 def expect_end(life: Life, reference: Place | None = None) -> None:
     if life.end() != 0:
-        raise Broken(life.said)
+        raise Broken(life.output)
     kills.expect_whole(life.place)
     if reference:
         kills.expect_same(life.place, reference)
 
 
 def try_all(work: Path, prepared: Path) -> list[tuple[str, str]]:
-    """What was done to the disk, and what the command said to it.
-
-    Raises:
-      Broken: the command did otherwise than it has to.
-    """
+    """Pairs of a state of the disk and the command's message; raises Broken on other behaviour."""
     data, tmp = work / "data", work / "tmp"
     small_mnist.write(data, prepared)
-    reference = Place(work / "reference", data, tmp, JUDGED.flags)
+    reference = Place(work / "reference", data, tmp, EVALUATED)
     expect_end(Life(reference, EPOCHS, STEPS))
 
-    said = []
-    place = Place(work / "full", data, tmp, JUDGED.flags)
+    messages = []
+    place = Place(work / "full", data, tmp, EVALUATED)
     mount(place.root, "-t", "tmpfs", "-o", "size=16m", "tmpfs")
     for name, pattern in WRITES.items():
         life = Life(place, EPOCHS, STEPS, f"fill:{pattern}")
-        said.append((f"full at: {name}", expect_refusal(life, "No space left on device")))
-        print(*said[-1], flush=True)
+        messages.append((f"full at: {name}", expect_refusal(life, "No space left on device")))
+        print(*messages[-1], flush=True)
         (place.root / "filler").unlink()
     expect_end(Life(place, EPOCHS, STEPS), reference)
 
-    place = Place(work / "read-only", data, tmp, JUDGED.flags)
+    place = Place(work / "read-only", data, tmp, EVALUATED)
     mount(place.root, "-t", "tmpfs", "-o", "size=16m", "tmpfs")
     message = "Read-only file system"
     mount(place.root, "-o", "remount,ro")
-    said.append(("read-only: new run", expect_refusal(Life(place, EPOCHS, STEPS), message)))
+    messages.append(("read-only: new run", expect_refusal(Life(place, EPOCHS, STEPS), message)))
     mount(place.root, "-o", "remount,rw")
     mount(place.exports.parent, "-t", "tmpfs", "-o", "ro", "tmpfs")
-    said.append(("read-only: exports", expect_refusal(Life(place, EPOCHS, STEPS), message)))
+    messages.append(("read-only: exports", expect_refusal(Life(place, EPOCHS, STEPS), message)))
     mount(place.root, "-o", "remount,ro")
-    said.append(("read-only: run to resume", expect_refusal(Life(place, EPOCHS, STEPS), message)))
+    messages.append(
+        ("read-only: run to resume", expect_refusal(Life(place, EPOCHS, STEPS), message))
+    )
     mount(place.root, "-o", "remount,rw")
     mount(place.exports.parent, "-o", "remount,rw")
-    # Data that can be read but not written beside; what would be kept there is made anew.
-    sealed = Place(place.root, work / "sealed", tmp, JUDGED.flags)
+    # Prepared data in a read-only folder; the scores of real images cannot be kept there.
+    sealed = Place(place.root, work / "sealed", tmp, EVALUATED)
     shutil.copytree(data / "mnist", sealed.data / "mnist")
     mount(sealed.data, "--bind", str(sealed.data))
     mount(sealed.data, "-o", "remount,bind,ro")
     expect_end(Life(sealed, EPOCHS, STEPS), reference)
-    said.append(("read-only: data, prepared", "trained, nothing said"))
-    return said
+    messages.append(("read-only: data, prepared", "trained, no message"))
+    return messages
 
 
 def main() -> int:
-    """Turns flags into full disks; 1 when anything was broken."""
+    """Turns flags into full disks; 1 when a check failed."""
     parser = argparse.ArgumentParser(prog="python -m tests.faults.disks", description=__doc__)
     parser.add_argument("--data_dir", default="", help="where MNIST is, or is to be prepared")
     parser.add_argument("--output", type=Path, help="file for the table")
@@ -120,7 +120,7 @@ def main() -> int:
     except Broken as broken:
         print(f"broken: {broken}")
         return 1
-    lines = ["| disk | what the command said |", "| --- | --- |"]
+    lines = ["| disk | message |", "| --- | --- |"]
     lines += [f"| {name} | {words.replace(str(work), '')} |" for name, words in rows]
     print(*lines, sep="\n")
     if arguments.output:

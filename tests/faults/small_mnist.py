@@ -1,9 +1,9 @@
-"""The first of MNIST's images as a prepared data set: read in a tenth of a second, and judged."""
+"""The first of MNIST's images as a prepared data set, which is read in a tenth of a second."""
 
 import json
 from pathlib import Path
 
-# The fewest that are judged: `scoring.MIN_SAMPLES` to test on, and a twelfth of these to hold out.
+# The fewest with evaluations: `protocol.MIN_SAMPLES` to test on, and a twelfth of these held out.
 TRAIN, TEST = 12_000, 1_000
 FOLDER = Path("mnist/3.0.1")
 

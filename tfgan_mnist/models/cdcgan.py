@@ -12,10 +12,10 @@ import keras
 import tensorflow as tf
 from keras import layers, ops
 
-from tfgan_mnist.config import Config
-from tfgan_mnist.models import dcgan
-from tfgan_mnist.models.gan import DiscriminatorOutput
+from tfgan_mnist.models import dcgan, networks, rules
+from tfgan_mnist.models.base import DiscriminatorOutput
 from tfgan_mnist.models.layers import normalised
+from tfgan_mnist.models.optimizers import Adam
 
 
 @keras.saving.register_keras_serializable("tfgan_mnist")
@@ -58,9 +58,10 @@ def with_planes(images, vector):
 def cdcgan_generator(
     image_shape: Sequence[int] = (28, 28, 1),
     num_classes: int = 10,
-    latent_dim: int = Config.latent_dim,
-    embedding_dim: int = Config.embedding_dim,
-    temperature: float = Config.temperature,
+    latent_dim: int = 100,
+    embedding_dim: int = 0,
+    temperature: float = 1.06,
+    hidden_dense: bool = False,
     **options,
 ) -> keras.Model:
     """latents (B, latent_dim), labels (B,) int32 -> images (B, H, W, C) in [-1, 1].
@@ -73,15 +74,17 @@ def cdcgan_generator(
     labels = keras.Input((), dtype="int32", name="labels")
     vector = label_vector(labels, num_classes, embedding_dim)
     x = layers.Concatenate()([Temperature(temperature)(latents), vector])
+    options["hidden_dense"] = hidden_dense
     return dcgan.convolutional_generator([latents, labels], x, image_shape, **options)
 
 
 def cdcgan_discriminator(
     image_shape: Sequence[int] = (28, 28, 1),
     num_classes: int = 10,
-    embedding_dim: int = Config.embedding_dim,
-    conditioning: str = Config.conditioning,
-    class_head: bool = Config.class_head,
+    embedding_dim: int = 0,
+    conditioning: str = "projection",
+    class_head: bool = False,
+    hidden_dense: bool = False,
     **options,
 ) -> keras.Model:
     """images (B, H, W, C), labels (B,) int32 -> logits (B, 1) [, class logits (B, num_classes)].
@@ -97,10 +100,8 @@ def cdcgan_discriminator(
     Raises:
       ValueError: unknown conditioning, or planes with a class head, which would read the answer.
     """
-    if conditioning not in ("projection", "planes"):
-        raise ValueError(f"conditioning: expected projection or planes; received {conditioning!r}")
-    if class_head and conditioning == "planes":
-        raise ValueError("class_head needs conditioning='projection': planes show D the label")
+    rules.check_conditioning(conditioning, class_head)
+    options["hidden_dense"] = hidden_dense
     images = keras.Input(tuple(image_shape), name="images")
     labels = keras.Input((), dtype="int32", name="labels")
     spectral_norm = options.get("spectral_norm", False)
@@ -129,45 +130,31 @@ def cdcgan_discriminator(
 
 @keras.saving.register_keras_serializable("tfgan_mnist")
 class CDCGAN(dcgan.DCGAN):
-    """`DCGAN` told which digit to draw; `fit` takes (images, labels), labels (B,) int32."""
+    """`DCGAN` of labelled images: `fit` takes (images, labels), labels (B,) integers.
 
-    recipe = "cdcgan"
+    Args:
+      generator: as of `GAN`, with labels (B,) int32 as its second input.
+      discriminator: likewise.
+      num_classes: labels are 0 .. num_classes - 1. Default: that of the given networks, or 10.
+      **kwargs: as of `GAN`.
+    """
 
     def __init__(
-        self,
-        generator=None,
-        discriminator=None,
-        *,
-        num_classes: int = 10,
-        seed: int = 0,
-        name=None,
-        **kwargs,
+        self, generator=None, discriminator=None, *, num_classes: int | None = None, **kwargs
     ):
-        """As `GAN`, and `num_classes`: labels are 0 .. num_classes - 1."""
+        if num_classes is None:
+            num_classes = max(networks.classes_of(generator, discriminator), default=10)
         self._num_classes = num_classes
-        super().__init__(generator, discriminator, seed=seed, name=name, **kwargs)
+        super().__init__(generator, discriminator, **kwargs)
 
-    @classmethod
-    def networks(
-        cls, settings: Config, image_shape: Sequence[int], num_classes: int
-    ) -> tuple[keras.Model, keras.Model]:
-        generator = cdcgan_generator(
-            image_shape,
-            num_classes,
-            settings.latent_dim,
-            settings.embedding_dim,
-            settings.temperature,
-            **dcgan.generator_options(settings),
-        )
-        discriminator = cdcgan_discriminator(
-            image_shape,
-            num_classes,
-            settings.embedding_dim,
-            settings.conditioning,
-            settings.class_head,
-            **dcgan.discriminator_options(settings),
-        )
-        return generator, discriminator
+    def default_generator(self, image_shape: Sequence[int]) -> keras.Model:
+        return cdcgan_generator(image_shape, self.num_classes)
+
+    def default_discriminator(self, image_shape: Sequence[int]) -> keras.Model:
+        return cdcgan_discriminator(image_shape, self.num_classes)
+
+    def default_optimizers(self) -> tuple[Adam, Adam]:
+        return Adam(5e-4, 0.5, 0.99), Adam(2e-3, 0.5, 0.99)
 
     @property
     def num_classes(self) -> int:
@@ -182,7 +169,8 @@ class CDCGAN(dcgan.DCGAN):
         return super().log_keys + (("d_class_accuracy",) if self.has_class_head else ())
 
     def generate(self, latents, labels=None, training: bool = False):
-        return self.generator([latents, labels], training=training)
+        network = self.generator if training else self.averaged_generator
+        return network([latents, labels], training=training)
 
     def discriminate(self, images, labels=None, training: bool = False) -> DiscriminatorOutput:
         logits, *class_logits = tf.nest.flatten(
@@ -190,24 +178,18 @@ class CDCGAN(dcgan.DCGAN):
         )
         return DiscriminatorOutput(tf.squeeze(logits, axis=-1), *class_logits)
 
-    def class_loss(self, verdict: DiscriminatorOutput, labels):
+    def class_loss(self, output: DiscriminatorOutput, labels):
         """Cross-entropy (B,) of the class head, L_C of Odena et al. 2016, equation 3."""
         if not self.has_class_head:
-            return super().class_loss(verdict, labels)
-        return tf.nn.sparse_softmax_cross_entropy_with_logits(labels, verdict.class_logits)
+            return super().class_loss(output, labels)
+        return tf.nn.sparse_softmax_cross_entropy_with_logits(labels, output.class_logits)
 
     def _accuracies(self, real: DiscriminatorOutput, fake: DiscriminatorOutput, labels) -> dict:
         logs = super()._accuracies(real, fake, labels)
         if self.has_class_head:
-            named = tf.argmax(real.class_logits, axis=-1, output_type=labels.dtype)
-            logs["d_class_accuracy"] = tf.cast(named == labels, tf.float32)
+            classes = tf.argmax(real.class_logits, axis=-1, output_type=labels.dtype)
+            logs["d_class_accuracy"] = tf.cast(classes == labels, tf.float32)
         return logs
-
-    def _unpack(self, data):
-        images, labels = super()._unpack(data)
-        if labels is None:
-            raise ValueError("CDCGAN is trained on (images, labels); received images only")
-        return images, tf.cast(labels, tf.int32)
 
     def get_config(self) -> dict:
         return super().get_config() | {"num_classes": self.num_classes}

@@ -5,13 +5,9 @@ Generative Adversarial Networks", arXiv:1511.06434. Its five guidelines: strided
 instead of pooling; batch norm in both networks, but not at G's output nor D's input; no hidden
 dense layers; ReLU and tanh in G; LeakyReLU in D.
 
-The recipe of `dcgan` departs from the third with a dense layer at the narrow end of each network,
-after the latents and in place of D's last convolution, as TF-GAN's tutorial has them, and from the
-second with batch norm in D in that layer only; without `hidden_dense` it is the paper's form. FID
-after one of two epochs in batches of 32, G's rate 1e-3, beta_1 0.5, seed 0 (results/search.jsonl):
-5.4 in the paper's form, 2.5 in this one; with batch norm in D's convolution too 186 (dense layers
-of 512). G's layer alone made it collapse, whether D had batch norm (135, batches of 64) or none
-(128).
+By default `hidden_dense` adds a dense layer at the narrow end of each network, after the latents
+and in place of D's last convolution, and keeps batch norm in D to that layer. Experiments showed a
+gain (docs/recipes.md); `hidden_dense=False` is the paper's form.
 """
 
 import itertools
@@ -20,8 +16,8 @@ from collections.abc import Sequence
 import keras
 from keras import layers
 
-from tfgan_mnist.config import Config
-from tfgan_mnist.models.gan import GAN, synchronises
+from tfgan_mnist.models import rules
+from tfgan_mnist.models.gan import GAN
 from tfgan_mnist.models.layers import (
     BatchNormalization,
     Conv2D,
@@ -29,6 +25,7 @@ from tfgan_mnist.models.layers import (
     Dropout,
     normalised,
 )
+from tfgan_mnist.models.optimizers import Adam
 
 
 def sides(image_shape: Sequence[int]) -> list[int]:
@@ -40,11 +37,7 @@ def sides(image_shape: Sequence[int]) -> list[int]:
       ValueError: not square, or a side that is not a multiple of 4 from 8 on.
     """
     height, width, _ = image_shape
-    if height != width or height % 4 or height < 8:
-        raise ValueError(
-            "image size: expected a square whose side is a multiple of 4, at least 8; "
-            f"received {height}x{width}"
-        )
+    rules.check_image_size(height, width)
     found = [height]
     while found[0] > 4:
         found.insert(0, found[0] // 2)
@@ -69,10 +62,10 @@ def convolutional_generator(
     inputs,
     x,
     image_shape: Sequence[int] = (28, 28, 1),
-    width: int = Config.g_width,
-    kernel_size: int = Config.kernel_size,
-    init_stddev: float = Config.init_stddev,
-    hidden_dense: bool = Config.hidden_dense,
+    width: int = 64,
+    kernel_size: int = 4,
+    init_stddev: float = 0.0,
+    hidden_dense: bool = True,
     sync_batch_norm: bool = False,
 ) -> keras.Model:
     """`x` (B, any), computed from `inputs`, -> images (B, H, W, C) in [-1, 1], float32.
@@ -120,7 +113,7 @@ def convolutional_generator(
 
 
 def dcgan_generator(
-    image_shape: Sequence[int] = (28, 28, 1), latent_dim: int = Config.latent_dim, **options
+    image_shape: Sequence[int] = (28, 28, 1), latent_dim: int = 100, **options
 ) -> keras.Model:
     """latents (B, latent_dim) -> images (B, H, W, C) in [-1, 1]; see `convolutional_generator`."""
     latents = keras.Input((latent_dim,), name="latents")
@@ -130,21 +123,25 @@ def dcgan_generator(
 def convolutional_features(
     x,
     image_shape: Sequence[int] = (28, 28, 1),
-    width: int = Config.d_width,
-    kernel_size: int = Config.kernel_size,
-    batch_norm: bool = Config.d_batch_norm,
-    dropout: float = Config.d_dropout,
-    spectral_norm: bool = Config.spectral_norm,
-    init_stddev: float = Config.init_stddev,
-    hidden_dense: bool = Config.hidden_dense,
+    width: int = 48,
+    kernel_size: int = 4,
+    batch_norm: bool = True,
+    dropout: float = 0.0,
+    spectral_norm: bool = False,
+    init_stddev: float = 0.0,
+    hidden_dense: bool = True,
     sync_batch_norm: bool = False,
 ):
     """Images (B, H, W, any) -> features (B, F), by the mirror of `convolutional_generator`.
 
     With `hidden_dense` a dense layer with as many channels takes the place of the last convolution,
-    unless it is the only one, and batch norm is in that layer alone; without, it is in all
-    convolutions but the first.
+    unless it is the only one, and batch norm is in that layer alone. Without it, batch norm is in
+    all convolutions but the first.
+
+    Raises:
+      ValueError: `hidden_dense` without batch norm, or sides that cannot be halved.
     """
+    rules.check_hidden_dense(hidden_dense, batch_norm)
 
     def hidden(x, layer: type, channels: int, normalise: bool, **options):
         initializer = kernel_initializer(init_stddev)
@@ -181,39 +178,13 @@ def dcgan_discriminator(image_shape: Sequence[int] = (28, 28, 1), **options) -> 
 
 @keras.saving.register_keras_serializable("tfgan_mnist")
 class DCGAN(GAN):
-    """`GAN` with convolutional networks, by default those of the recipe for 28x28 images."""
+    """`GAN` with convolutional networks."""
 
-    recipe = "dcgan"
+    def default_generator(self, image_shape: Sequence[int]) -> keras.Model:
+        return dcgan_generator(image_shape)
 
-    @classmethod
-    def networks(
-        cls, settings: Config, image_shape: Sequence[int], num_classes: int
-    ) -> tuple[keras.Model, keras.Model]:
-        return (
-            dcgan_generator(image_shape, settings.latent_dim, **generator_options(settings)),
-            dcgan_discriminator(image_shape, **discriminator_options(settings)),
-        )
+    def default_discriminator(self, image_shape: Sequence[int]) -> keras.Model:
+        return dcgan_discriminator(image_shape)
 
-
-def generator_options(settings: Config) -> dict:
-    """What a configuration says of `convolutional_generator`."""
-    return {"width": settings.g_width} | _both_options(settings)
-
-
-def discriminator_options(settings: Config) -> dict:
-    """What a configuration says of `convolutional_features`."""
-    return _both_options(settings) | {
-        "width": settings.d_width,
-        "batch_norm": settings.d_batch_norm,
-        "dropout": settings.d_dropout,
-        "spectral_norm": settings.spectral_norm,
-    }
-
-
-def _both_options(settings: Config) -> dict:
-    return {
-        "kernel_size": settings.kernel_size,
-        "init_stddev": settings.init_stddev,
-        "hidden_dense": settings.hidden_dense,
-        "sync_batch_norm": synchronises(settings),
-    }
+    def default_optimizers(self) -> tuple[Adam, Adam]:
+        return Adam(5e-4, 0.0, 0.99), Adam(3e-3, 0.0, 0.99)

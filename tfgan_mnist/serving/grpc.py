@@ -59,9 +59,9 @@ def _answers(api: str) -> Callable:
 class PredictionService(prediction_service_pb2_grpc.PredictionServiceServicer):
     """Predict and GetModelMetadata; the other methods are UNIMPLEMENTED."""
 
-    def __init__(self, models: Models, settings: ServerConfig, metrics: Metrics):
+    def __init__(self, models: Models, config: ServerConfig, metrics: Metrics):
         self._models = models
-        self._settings = settings
+        self._config = config
         self._metrics = metrics
 
     @_answers("Predict")
@@ -75,11 +75,11 @@ class PredictionService(prediction_service_pb2_grpc.PredictionServiceServicer):
                 )
             names = _output_names(version, signature_name, request.output_filter)
             wanted = version.inputs(signature_name)
-            inputs = _arrays(request.inputs, wanted, self._settings.rest_api_max_body_bytes)
+            inputs = _arrays(request.inputs, wanted, self._config.rest_api_max_body_bytes)
             started = time.monotonic()
             future = version.submit(signature_name, inputs, names)
             left = context.time_remaining()
-            seconds = min(self._settings.timeout_seconds, math.inf if left is None else left)
+            seconds = min(self._config.timeout_seconds, math.inf if left is None else left)
             try:
                 outputs = future.result(seconds)
             except TimeoutError:
@@ -178,7 +178,7 @@ class GrpcServer:
 
     Args:
       models: to serve.
-      settings: of the server: its address and limits.
+      config: of the server: its address and limits.
       metrics: where requests are recorded.
       port: 0: any that is free.
 
@@ -186,28 +186,28 @@ class GrpcServer:
       OSError: the port is taken, or there is no such address.
     """
 
-    def __init__(self, models: Models, settings: ServerConfig, metrics: Metrics, port: int):
+    def __init__(self, models: Models, config: ServerConfig, metrics: Metrics, port: int):
         self._server = grpc.server(
             futures.ThreadPoolExecutor(THREADS, thread_name_prefix="grpc"),
             options=[
-                ("grpc.max_receive_message_length", settings.rest_api_max_body_bytes),
+                ("grpc.max_receive_message_length", config.rest_api_max_body_bytes),
                 ("grpc.max_send_message_length", -1),
                 ("grpc.so_reuseport", 0),  # else two servers would share a port without a word
             ],
             maximum_concurrent_rpcs=MAX_CALLS,
         )
         prediction_service_pb2_grpc.add_PredictionServiceServicer_to_server(
-            PredictionService(models, settings, metrics), self._server
+            PredictionService(models, config, metrics), self._server
         )
         model_service_pb2_grpc.add_ModelServiceServicer_to_server(
             ModelService(models, metrics), self._server
         )
-        host = f"[{settings.host}]" if ":" in settings.host else settings.host
+        host = f"[{config.host}]" if ":" in config.host else config.host
         try:
             self.port: int = self._server.add_insecure_port(f"{host}:{port}")
         except RuntimeError as error:
             raise OSError(f"--port: cannot listen on {host}:{port}: {error}") from error
-        self._timeout_seconds = settings.timeout_seconds
+        self._timeout_seconds = config.timeout_seconds
         self._server.start()
 
     def stop(self) -> None:

@@ -1,10 +1,10 @@
-"""TensorFlow Serving's REST interface, as an ASGI application; its metrics, and our page.
+"""TensorFlow Serving's REST interface as an ASGI application, its metrics, and our page.
 
     POST /v1/models/NAME[/versions/N | /labels/L]:predict
     GET  /v1/models/NAME[/versions/N | /labels/L][/metadata]
-    GET  /onnx/NAME.onnx    what the page draws with in the browser; TensorFlow Serving has it not
+    GET  /onnx/NAME.onnx    for the page, which computes in the browser; not in TensorFlow Serving
 
-A path is matched together with its query. What does not match is a malformed request.
+A path is matched together with its query; no match is a malformed request.
 """
 
 import asyncio
@@ -18,7 +18,7 @@ from typing import Any, NamedTuple
 
 import orjson
 
-from tfgan_mnist.serving import describe, json_tensor, page
+from tfgan_mnist.serving import describe, json_answer, json_request, page
 from tfgan_mnist.serving.errors import RequestError, invalid
 from tfgan_mnist.serving.metrics import Metrics
 from tfgan_mnist.serving.settings import ServerConfig
@@ -40,13 +40,7 @@ CORS = [
     (b"access-control-allow-headers", b"Content-Type"),
 ]
 JSON = b"application/json"
-# A request that is too large is read on, up to this many times the limit, since a client that is
-# still writing would not see the refusal.
-DISCARDED = 8
-# The bodies of all connections together, in limits of one; a small one is always read.
-HELD = 16
-SMALL_BODY = 1 << 16
-CHUNK = 1 << 18  # bytes of an answer that are written before a slow client has fetched them
+DRAINED = 8  # limits of a body, as far as one that is too large is read
 LARGE_BODY = 1 << 18  # bytes; parsed, or written, beside the loop that serves everybody else
 
 
@@ -64,54 +58,45 @@ class RestApp:
 
     Args:
       models: to serve.
-      settings: of the server; its limits.
+      config: of the server; its limits.
       metrics: where requests are recorded.
       metrics_path: where these can be read; None: nowhere.
     """
 
     def __init__(
-        self, models: Models, settings: ServerConfig, metrics: Metrics, metrics_path: str | None
+        self, models: Models, config: ServerConfig, metrics: Metrics, metrics_path: str | None
     ):
         self._models = models
-        self._settings = settings
-        self._cors = settings.rest_api_enable_cors_support
+        self._config = config
+        self._cors = config.rest_api_enable_cors_support
         self._metrics = metrics
         self._metrics_path = metrics_path
-        self._held = 0  # bytes of bodies whose requests are not answered yet
 
     async def __call__(self, scope: dict, receive: Callable, send: Callable) -> None:
         try:
             answer = await self._guarded(scope, receive)
         except Disconnected:
             return
-        finally:
-            self._hold(scope, -scope["state"].get("held", 0))
         headers = [*answer.headers, *CORS] if self._cors else list(answer.headers)
         if answer.status != 304:
             length = str(len(answer.body)).encode()
             headers += [(b"content-type", answer.content_type), (b"content-length", length)]
         await send({"type": "http.response.start", "status": answer.status, "headers": headers})
-        for start in range(0, len(answer.body) or 1, CHUNK):
-            end = start + CHUNK
-            body, more = answer.body[start:end], end < len(answer.body)
-            await send({"type": "http.response.body", "body": body, "more_body": more})
+        await send({"type": "http.response.body", "body": answer.body})
 
     async def _guarded(self, scope: dict, receive: Callable) -> Answer:
-        """The answer, whatever happens but that nobody waits for it."""
+        """The answer; errors become answers too."""
         try:
             return await self._answer(scope, receive)
         except Disconnected:
             raise
         except RequestError as error:
-            return self._refusal(error)
+            # After these statuses the rest of the request may still arrive.
+            headers = ((b"connection", b"close"),) if error.http_status in (408, 413) else ()
+            return Answer(error.http_status, json_answer.error(error.message), headers=headers)
         except Exception:
             log.exception("%s %s", scope["method"], scope["path"])
-            return Answer(500, json_tensor.error("Internal error; the server's log has more"))
-
-    def _refusal(self, error: RequestError) -> Answer:
-        # After these the rest of the request may still be on its way.
-        headers = ((b"connection", b"close"),) if error.http_status in (408, 413) else ()
-        return Answer(error.http_status, json_tensor.error(error.message), headers=headers)
+            return Answer(500, json_answer.error("Internal error; the server's log has more"))
 
     async def _answer(self, scope: dict, receive: Callable) -> Answer:
         method: str = scope["method"]
@@ -168,57 +153,34 @@ class RestApp:
         raise invalid(f"Malformed request: {method} {target}")
 
     async def _read(self, scope: dict, receive: Callable) -> bytes:
-        """The body, inflated."""
-        limit = self._settings.rest_api_max_body_bytes
-        headers = dict(scope["headers"])
-        chunks: list[bytes] = []
-        size, refusal = 0, None
+        """The body, inflated.
+
+        A body over the limit is read on for a while: a client that is still writing would not see
+        the refusal.
+        """
+        limit = self._config.rest_api_max_body_bytes
+        body, size, more = bytearray(), 0, True
         try:
-            async with asyncio.timeout(self._settings.timeout_seconds):
-                more = True
-                while more:
+            async with asyncio.timeout(self._config.timeout_seconds):
+                while more and size <= DRAINED * limit:
                     message = await receive()
                     if message["type"] == "http.disconnect":
                         raise Disconnected
                     size += len(message["body"])
-                    if size > DISCARDED * limit:
-                        break
-                    if refusal is None:
-                        chunks.append(message["body"])
-                        full = self._hold(scope, len(message["body"]))
-                        refusal = _too_large(limit) if size > limit else full
-                        if refusal:
-                            chunks.clear()
-                            self._hold(scope, -scope["state"]["held"])
+                    if size <= limit:
+                        body += message["body"]
                     more = message["more_body"]
         except TimeoutError:
-            raise RequestError(
-                "DEADLINE_EXCEEDED", "The request did not arrive in time", 408
-            ) from None
+            message = "The request did not arrive in time"
+            raise RequestError("DEADLINE_EXCEEDED", message, 408) from None
         if size > limit:
             raise _too_large(limit)
-        if refusal:
-            raise refusal
-        if scope["state"].get("truncated"):
-            raise invalid("The request ended before its body did")
-        body = b"".join(chunks)
-        encoding = headers.get(b"content-encoding", b"identity").lower()
+        encoding = dict(scope["headers"]).get(b"content-encoding", b"identity").lower()
         if encoding == b"gzip":
-            body = await asyncio.to_thread(_inflate, body, limit)
-            if full := self._hold(scope, len(body)):
-                raise full
-        elif encoding != b"identity":
+            return await asyncio.to_thread(_inflate, bytes(body), limit)
+        if encoding != b"identity":
             raise invalid("Content-Encoding: expected gzip or none")
-        return body
-
-    def _hold(self, scope: dict, size: int) -> RequestError | None:
-        """Counts bytes of a body; the refusal of a request for which there is no room."""
-        held = scope["state"].get("held", 0) + size
-        scope["state"]["held"] = held
-        self._held += size
-        if held <= SMALL_BODY or self._held <= HELD * self._settings.rest_api_max_body_bytes:
-            return None
-        return RequestError("UNAVAILABLE", "Too many large requests at a time; try again later")
+        return bytes(body)
 
     async def _predict(self, match: re.Match, body: bytes) -> Answer:
         arrival = time.monotonic()
@@ -232,13 +194,13 @@ class RestApp:
                 started = time.monotonic()
                 future = asyncio.wrap_future(version.submit(name, inputs))
                 try:
-                    outputs = await asyncio.wait_for(future, self._settings.timeout_seconds)
+                    outputs = await asyncio.wait_for(future, self._config.timeout_seconds)
                 except TimeoutError:
                     raise RequestError("DEADLINE_EXCEEDED", "The request took too long") from None
                 self._metrics.run(match["name"], "Predict", time.monotonic() - started)
             if sum(array.nbytes for array in outputs.values()) > LARGE_BODY:
-                return Answer(200, await asyncio.to_thread(json_tensor.answer, outputs, rows))
-            return Answer(200, json_tensor.answer(outputs, rows))
+                return Answer(200, await asyncio.to_thread(json_answer.answer, outputs, rows))
+            return Answer(200, json_answer.answer(outputs, rows))
         except RequestError as error:
             code = error.code
             raise
@@ -275,14 +237,14 @@ def _which(match: re.Match) -> tuple[int | None, str | None]:
     return int(digits), None
 
 
-def _parse(body: bytes, version: Any) -> tuple[str, json_tensor.Tensors, bool]:
+def _parse(body: bytes, version: Any) -> tuple[str, json_request.Tensors, bool]:
     """Signature name, inputs and whether they were in row format."""
-    document = json_tensor.parse(body)
-    name = json_tensor.signature_name(document) or DEFAULT_SIGNATURE
+    document = json_request.parse(body)
+    name = json_request.signature_name(document) or DEFAULT_SIGNATURE
     dtypes = {key: spec.dtype for key, spec in version.inputs(name).items()}
     if not dtypes:
         raise invalid(f"Failed to get input map for signature: {name}")
-    inputs, rows = json_tensor.tensors(document, dtypes)
+    inputs, rows = json_request.tensors(document, dtypes)
     return name, inputs, rows
 
 

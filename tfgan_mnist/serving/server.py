@@ -17,7 +17,7 @@ class Server:
     """Serves until `stop`, or until its `with` block ends.
 
     Args:
-      settings: its choices.
+      config: its choices.
       free_ports: take any free port for an interface whose port is 0, instead of leaving it out.
 
     Attributes:
@@ -25,33 +25,33 @@ class Server:
       rest_url, grpc_address: where the interfaces listen; None for one that is left out.
 
     Raises:
-      UserError: the settings name files or folders that are not there or not right.
+      UserError: the config name files or folders that are not there or not right.
       OSError: a port is taken.
     """
 
-    def __init__(self, settings: ServerConfig, free_ports: bool = False):
-        if not (settings.port or settings.rest_api_port or free_ports):
+    def __init__(self, config: ServerConfig, free_ports: bool = False):
+        if not (config.port or config.rest_api_port or free_ports):
             raise UserError("expected a --port or a --rest_api_port; received 0 for both")
-        configs = choices.models_of(settings)
-        bounds = choices.bounds_of(settings) if settings.enable_batching else None
-        metrics_path = choices.metrics_path_of(settings)
-        self.models = Models(configs, bounds, settings.enable_model_warmup)
+        configs = choices.models_of(config)
+        bounds = choices.bounds_of(config) if config.enable_batching else None
+        metrics_path = choices.metrics_path_of(config)
+        self.models = Models(configs, bounds, config.enable_model_warmup)
         self.rest_url: str | None = None
         self.grpc_address: str | None = None
         metrics = Metrics()
-        host = f"[{settings.host}]" if ":" in settings.host else settings.host
+        host = f"[{config.host}]" if ":" in config.host else config.host
         with contextlib.ExitStack() as stack:
             stack.callback(self.models.stop)
             # Models first: who can reach the server gets an answer.
-            self.models.start(settings.file_system_poll_wait_seconds)
-            if settings.port or free_ports:
-                grpc_server = GrpcServer(self.models, settings, metrics, settings.port)
+            self.models.start(config.file_system_poll_wait_seconds)
+            if config.port or free_ports:
+                grpc_server = GrpcServer(self.models, config, metrics, config.port)
                 stack.callback(grpc_server.stop)
                 self.grpc_address = f"{host}:{grpc_server.port}"
-            if settings.rest_api_port or free_ports:
-                app = RestApp(self.models, settings, metrics, metrics_path)
+            if config.rest_api_port or free_ports:
+                app = RestApp(self.models, config, metrics, metrics_path)
                 http_server = HttpServer(
-                    app, settings.host, settings.rest_api_port, settings.timeout_seconds
+                    app, config.host, config.rest_api_port, config.timeout_seconds
                 )
                 stack.callback(http_server.stop)
                 self.rest_url = f"http://{host}:{http_server.port}"

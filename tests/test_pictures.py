@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from tfgan_mnist import images
+from tfgan_mnist.data import pictures, pixels
 from tfgan_mnist.errors import UserError
 
 
@@ -21,26 +21,26 @@ def some_images(count, height=6, width=5, channels=1, seed=0):
 
 def test_every_byte_survives_the_way_to_float_and_back():
     every_byte = np.arange(256, dtype=np.uint8).reshape(1, 16, 16, 1)
-    floats = images.to_float(every_byte)
+    floats = pixels.to_float(every_byte)
     assert floats.dtype == np.float32
     assert floats.min() == -1.0
     assert floats.max() == 1.0
-    np.testing.assert_array_equal(images.to_uint8(floats), every_byte)
+    np.testing.assert_array_equal(pixels.to_uint8(floats), every_byte)
 
 
 def test_floats_outside_the_range_are_clipped():
     np.testing.assert_array_equal(
-        images.to_uint8([-1.1, -1.0, 0.0, 1.0, 7.0]), np.array([0, 0, 128, 255, 255], np.uint8)
+        pixels.to_uint8([-1.1, -1.0, 0.0, 1.0, 7.0]), np.array([0, 0, 128, 255, 255], np.uint8)
     )
 
 
 def test_tensors_become_what_arrays_become():
     import tensorflow as tf
 
-    pixels = some_images(2)
-    dataset = tf.data.Dataset.from_tensors(pixels).map(images.to_float)
+    images = some_images(2)
+    dataset = tf.data.Dataset.from_tensors(images).map(pixels.to_float)
     (floats,) = dataset.as_numpy_iterator()
-    np.testing.assert_allclose(floats, images.to_float(pixels), atol=1e-6)
+    np.testing.assert_allclose(floats, pixels.to_float(images), atol=1e-6)
 
 
 # Grids
@@ -48,11 +48,11 @@ def test_tensors_become_what_arrays_become():
 
 @pytest.mark.parametrize("channels", [1, 3])
 def test_grid_goes_row_by_row(channels):
-    pixels = some_images(5, channels=channels)
-    picture = images.grid(pixels, columns=3, padding=2)
+    images = some_images(5, channels=channels)
+    picture = pixels.grid(images, columns=3, padding=2)
     assert picture.shape == (2 + 2 * 8, 2 + 3 * 7, channels)
     expected = np.zeros_like(picture)
-    for index, image in enumerate(pixels):
+    for index, image in enumerate(images):
         top, left = 2 + 8 * (index // 3), 2 + 7 * (index % 3)
         expected[top : top + 6, left : left + 5] = image
     np.testing.assert_array_equal(picture, expected)
@@ -62,29 +62,29 @@ def test_grid_goes_row_by_row(channels):
     ("count", "rows", "columns"), [(1, 1, 1), (2, 1, 2), (9, 3, 3), (10, 3, 4), (64, 8, 8)]
 )
 def test_grid_is_nearly_square_by_default(count, rows, columns):
-    picture = images.grid(some_images(count, 4, 4), padding=0)
+    picture = pixels.grid(some_images(count, 4, 4), padding=0)
     assert picture.shape == (4 * rows, 4 * columns, 1)
 
 
 def test_grid_refuses_what_is_not_images():
     with pytest.raises(ValueError, match=r"uint8 of shape \(N, H, W, C\).*float64"):
-        images.grid(np.zeros((2, 4, 4, 1)))
+        pixels.grid(np.zeros((2, 4, 4, 1)))
     with pytest.raises(ValueError, match=r"\(2, 4, 4\)"):
-        images.grid(np.zeros((2, 4, 4), np.uint8))
+        pixels.grid(np.zeros((2, 4, 4), np.uint8))
     with pytest.raises(ValueError, match="at least one image"):
-        images.grid(some_images(0))
+        pixels.grid(some_images(0))
     with pytest.raises(ValueError, match="`columns`.*Received: 0"):
-        images.grid(some_images(2), columns=0)
+        pixels.grid(some_images(2), columns=0)
 
 
 def test_enlarged_pixels_are_squares():
     image = some_images(1)[0]
-    large = images.enlarge(image, 3)
+    large = pixels.enlarge(image, 3)
     assert large.shape == (18, 15, 1)
     for row in range(3):
         for column in range(3):
             np.testing.assert_array_equal(large[row::3, column::3], image)
-    np.testing.assert_array_equal(images.enlarge(image[None], 3)[0], large)
+    np.testing.assert_array_equal(pixels.enlarge(image[None], 3)[0], large)
 
 
 # Pictures
@@ -93,9 +93,9 @@ def test_enlarged_pixels_are_squares():
 @pytest.mark.parametrize("channels", [1, 3])
 def test_png_keeps_every_pixel(tmp_path, channels):
     image = some_images(1, channels=channels)[0]
-    images.write_png(tmp_path / "samples" / "a.png", image)
-    np.testing.assert_array_equal(images.read(tmp_path / "samples" / "a.png"), image[None])
-    with Image.open(io.BytesIO(images.png_bytes(image))) as picture:
+    pictures.write_png(tmp_path / "samples" / "a.png", image)
+    np.testing.assert_array_equal(pictures.read(tmp_path / "samples" / "a.png"), image[None])
+    with Image.open(io.BytesIO(pictures.png_bytes(image))) as picture:
         assert picture.format == "PNG"
         assert picture.mode == {1: "L", 3: "RGB"}[channels]
 
@@ -104,7 +104,7 @@ def test_png_keeps_every_pixel(tmp_path, channels):
 def test_gif_shows_the_frames_and_rests_on_the_last(tmp_path, channels, tolerance):
     frames = list(some_images(4, 16, 16, channels))
     path = tmp_path / "samples.gif"
-    images.write_gif(path, frames, milliseconds=100, last_milliseconds=1500)
+    pictures.write_gif(path, frames, milliseconds=100, last_milliseconds=1500)
     assert os.listdir(tmp_path) == ["samples.gif"]
     with Image.open(path) as animation:
         assert animation.n_frames == 4
@@ -120,7 +120,7 @@ def test_gif_shows_the_frames_and_rests_on_the_last(tmp_path, channels, toleranc
 
 def test_gif_black_and_white_stay_so(tmp_path):
     frames = [np.full((8, 8, 1), value, np.uint8) for value in (0, 255)]
-    images.write_gif(tmp_path / "a.gif", frames)
+    pictures.write_gif(tmp_path / "a.gif", frames)
     with Image.open(tmp_path / "a.gif") as animation:
         for index, value in enumerate((0, 255)):
             animation.seek(index)
@@ -129,13 +129,13 @@ def test_gif_black_and_white_stay_so(tmp_path):
 
 def test_writers_refuse_what_is_not_images(tmp_path):
     with pytest.raises(ValueError, match=r"uint8 of shape \(H, W, C\).*float32"):
-        images.write_png(tmp_path / "a.png", np.zeros((4, 4, 1), np.float32))
+        pictures.write_png(tmp_path / "a.png", np.zeros((4, 4, 1), np.float32))
     with pytest.raises(ValueError, match=r"C = 1 or 3.*\(4, 4, 2\)"):
-        images.write_png(tmp_path / "a.png", np.zeros((4, 4, 2), np.uint8))
+        pictures.write_png(tmp_path / "a.png", np.zeros((4, 4, 2), np.uint8))
     with pytest.raises(ValueError, match="at least one frame"):
-        images.write_gif(tmp_path / "a.gif", [])
+        pictures.write_gif(tmp_path / "a.gif", [])
     with pytest.raises(ValueError, match=r"one shape.*\(6, 5, 1\), \(7, 5, 1\)"):
-        images.write_gif(tmp_path / "a.gif", [*some_images(1), *some_images(1, height=7)])
+        pictures.write_gif(tmp_path / "a.gif", [*some_images(1), *some_images(1, height=7)])
     assert os.listdir(tmp_path) == []
 
 
@@ -143,19 +143,19 @@ def test_writers_refuse_what_is_not_images(tmp_path):
 
 
 def test_a_folder_is_read_in_the_order_of_its_names(tmp_path):
-    pixels = some_images(11)
-    for index, image in enumerate(pixels):
-        images.write_png(tmp_path / f"{index:03d}.png", image)
+    images = some_images(11)
+    for index, image in enumerate(images):
+        pictures.write_png(tmp_path / f"{index:03d}.png", image)
     (tmp_path / ".DS_Store").write_text("not a picture, and hidden")
-    np.testing.assert_array_equal(images.read(tmp_path), pixels)
+    np.testing.assert_array_equal(pictures.read(tmp_path), images)
 
 
 def test_npz_is_read_with_and_without_a_channel_axis(tmp_path):
-    pixels = some_images(3)
-    np.savez_compressed(tmp_path / "a.npz", images=pixels, labels=np.arange(3))
-    np.testing.assert_array_equal(images.read(tmp_path / "a.npz"), pixels)
-    np.savez(tmp_path / "b.npz", images=pixels[..., 0])
-    np.testing.assert_array_equal(images.read(tmp_path / "b.npz"), pixels)
+    images = some_images(3)
+    np.savez_compressed(tmp_path / "a.npz", images=images, labels=np.arange(3))
+    np.testing.assert_array_equal(pictures.read(tmp_path / "a.npz"), images)
+    np.savez(tmp_path / "b.npz", images=images[..., 0])
+    np.testing.assert_array_equal(pictures.read(tmp_path / "b.npz"), images)
 
 
 @pytest.mark.parametrize("mode", ["1", "L", "LA", "P", "RGB", "RGBA", "CMYK"])
@@ -163,7 +163,7 @@ def test_pictures_of_common_modes_are_read(tmp_path, mode):
     path = tmp_path / ("a.tiff" if mode == "CMYK" else "a.png")
     Image.new("RGB", (5, 6), "white").convert(mode).save(path)
     channels = 1 if mode in ("1", "L", "LA") else 3
-    np.testing.assert_array_equal(images.read(path), np.full((1, 6, 5, channels), 255, np.uint8))
+    np.testing.assert_array_equal(pictures.read(path), np.full((1, 6, 5, channels), 255, np.uint8))
 
 
 def not_there(folder):
@@ -180,25 +180,25 @@ def text_file(folder):
 
 
 def text_among_pictures(folder):
-    images.write_png(folder / "a.png", some_images(1)[0])
+    pictures.write_png(folder / "a.png", some_images(1)[0])
     (folder / "notes.txt").write_text("no picture")
     return folder
 
 
 def truncated_png(folder):
-    (folder / "a.png").write_bytes(images.png_bytes(some_images(1, 40, 40)[0])[:-300])
+    (folder / "a.png").write_bytes(pictures.png_bytes(some_images(1, 40, 40)[0])[:-300])
     return folder
 
 
 def mixed_sizes(folder):
-    images.write_png(folder / "a.png", some_images(1)[0])
-    images.write_png(folder / "b.png", some_images(1, height=7)[0])
+    pictures.write_png(folder / "a.png", some_images(1)[0])
+    pictures.write_png(folder / "b.png", some_images(1, height=7)[0])
     return folder
 
 
 def mixed_channels(folder):
-    images.write_png(folder / "a.png", some_images(1)[0])
-    images.write_png(folder / "b.png", some_images(1, channels=3)[0])
+    pictures.write_png(folder / "a.png", some_images(1)[0])
+    pictures.write_png(folder / "b.png", some_images(1, channels=3)[0])
     return folder
 
 
@@ -213,7 +213,7 @@ def transparent(folder):
 
 
 def animation(folder):
-    images.write_gif(folder / "a.gif", list(some_images(2)))
+    pictures.write_gif(folder / "a.gif", list(some_images(2)))
     return folder
 
 
@@ -258,8 +258,8 @@ def text_named_npz(folder):
         (text_file, "notes.png cannot be read"),
         (text_among_pictures, "notes.txt cannot be read.*nothing but pictures"),
         (truncated_png, "a.png cannot be read"),
-        (mixed_sizes, "one size.*a.png is 5x6 grey and b.png is 5x7 grey"),
-        (mixed_channels, "a.png is 5x6 grey and b.png is 5x6 RGB"),
+        (mixed_sizes, "one size.*a.png is 5x6 gray and b.png is 5x7 gray"),
+        (mixed_channels, "a.png is 5x6 gray and b.png is 5x6 RGB"),
         (sixteen_bits, "8 bits.*I;16"),
         (transparent, "transparent.*flatten"),
         (animation, "animation of 2 frames"),
@@ -279,14 +279,14 @@ def text_named_npz(folder):
 )
 def test_what_is_not_images_is_refused_with_what_to_do(tmp_path, write, message):
     with pytest.raises(UserError, match=message):
-        images.read(write(tmp_path))
+        pictures.read(write(tmp_path))
 
 
 def test_pictures_need_no_tensorflow():
     script = (
         "import sys, numpy as np\n"
-        "from tfgan_mnist import images\n"
-        "images.png_bytes(images.grid(images.to_uint8(np.zeros((2, 4, 4, 1)))))\n"
+        "from tfgan_mnist.data import pictures, pixels\n"
+        "pictures.png_bytes(pixels.grid(pixels.to_uint8(np.zeros((2, 4, 4, 1)))))\n"
         "sys.exit('tensorflow' in sys.modules)\n"
     )
     subprocess.run([sys.executable, "-c", script], check=True)

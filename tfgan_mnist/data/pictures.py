@@ -1,11 +1,9 @@
-"""Images as numbers and as files: the only place that knows uint8 [0, 255] <-> float [-1, 1].
+"""Picture files: PNG, GIF, and whatever other people bring.
 
-Images are (N, H, W, C) with C = 1 (grey) or 3 (RGB). TensorFlow is imported only where a tensor
-comes in, so that commands which merely read or write pictures start at once.
+Images are uint8 (N, H, W, C) with C = 1 (gray) or 3 (RGB).
 """
 
 import io
-import math
 import os
 from collections.abc import Sequence
 from pathlib import Path
@@ -14,59 +12,10 @@ import numpy as np
 from PIL import Image
 
 from tfgan_mnist import files
+from tfgan_mnist.data.pixels import check_images
 from tfgan_mnist.errors import UserError
 
-GIF_GREY_LEVELS = 32  # an error of 4 in 255 is not seen, and files are a third smaller than at 256
-
-
-def to_float(images):
-    """uint8 in [0, 255] -> float32 in [-1, 1]; same shape. Takes NumPy arrays and TF tensors."""
-    if isinstance(images, np.ndarray):
-        return images.astype(np.float32) / 127.5 - 1.0
-    import tensorflow as tf
-
-    return tf.cast(images, tf.float32) / 127.5 - 1.0
-
-
-def to_uint8(images) -> np.ndarray:
-    """float in [-1, 1] -> uint8 in [0, 255], rounded and clipped; same shape."""
-    images = np.asarray(images, np.float32)
-    return np.clip(np.rint((images + 1.0) * 127.5), 0, 255).astype(np.uint8)
-
-
-def grid(images: np.ndarray, columns: int | None = None, padding: int = 2) -> np.ndarray:
-    """One picture of many images, row by row, on black.
-
-    Args:
-      images: uint8 (N, H, W, C), N >= 1.
-      columns: images per row; by default the picture is as near to square as full rows allow.
-      padding: black pixels between neighbours and around the whole.
-
-    Returns:
-      uint8 (rows * (H + padding) + padding, columns * (W + padding) + padding, C).
-    """
-    _expect_images(images, rank=4)
-    count, height, width, channels = images.shape
-    if count == 0:
-        raise ValueError("`images` must hold at least one image. Received: none")
-    if columns is None:
-        columns = math.ceil(math.sqrt(count))
-    if columns < 1:
-        raise ValueError(f"`columns` must be at least 1. Received: {columns}")
-    rows = math.ceil(count / columns)
-
-    # Every tile carries its padding below and to the right; the whole, above and to the left.
-    tiles = np.zeros((rows * columns, height + padding, width + padding, channels), np.uint8)
-    tiles[:count, :height, :width] = images
-    tiles = tiles.reshape(rows, columns, *tiles.shape[1:])  # (rows, columns, H + p, W + p, C)
-    tiles = tiles.swapaxes(1, 2)  # (rows, H + p, columns, W + p, C)
-    picture = tiles.reshape(rows * (height + padding), columns * (width + padding), channels)
-    return np.pad(picture, ((padding, 0), (padding, 0), (0, 0)))
-
-
-def enlarge(images: np.ndarray, factor: int) -> np.ndarray:
-    """(..., H, W, C) -> (..., factor * H, factor * W, C): every pixel becomes a sharp square."""
-    return images.repeat(factor, axis=-3).repeat(factor, axis=-2)
+GIF_GRAY_LEVELS = 32  # an error of 4 in 255 is not seen, and files are a third smaller than at 256
 
 
 def png_bytes(image: np.ndarray) -> bytes:
@@ -113,12 +62,12 @@ def write_gif(
 
 
 def read(path: str | os.PathLike) -> np.ndarray:
-    """Anybody's images -> uint8 (N, H, W, C), N >= 1.
+    """Images of any source -> uint8 (N, H, W, C), N >= 1.
 
     Args:
       path: an `.npz` file with an array `images`, uint8 (N, H, W, C) or (N, H, W); one picture
         (PNG, JPEG, whatever Pillow knows); or a folder of pictures of one size, read in the order
-        of their names, hidden files passed over.
+        of their names, without hidden files.
 
     Raises:
       UserError: nothing there, not images, more than one size, or values of another type or range.
@@ -153,7 +102,7 @@ def _read_picture(path: Path) -> np.ndarray:
         with Image.open(path) as picture:
             picture.load()
             frames = getattr(picture, "n_frames", 1)
-    except Exception as error:  # of Pillow's forty readers each raises what it comes to
+    except Exception as error:  # Pillow's forty readers raise errors of many types
         raise UserError(
             f"expected a picture, but {path} cannot be read as one ({error}); "
             "a folder of samples must hold nothing but pictures"
@@ -174,14 +123,14 @@ def _read_npz(path: Path) -> np.ndarray:
         with np.load(path, allow_pickle=False) as archive:
             names = archive.files
             images = archive["images"] if "images" in names else None
-    except Exception as error:  # a damaged archive raises whatever it comes to
+    except Exception as error:  # a damaged archive raises errors of many types
         raise UserError(f"{path} cannot be read as an .npz archive ({error})") from error
     if images is None:
         raise UserError(
             f"expected an array named 'images' in {path}, found {', '.join(names) or 'nothing'}; "
             "write it with np.savez_compressed(path, images=images)"
         )
-    if not isinstance(images, np.ndarray):  # the member is no array file
+    if not isinstance(images, np.ndarray):  # the member is not an array
         raise UserError(f"{path} cannot be read as an .npz archive ('images' is no array)")
     received = f"{path} has {images.dtype} of shape {images.shape}"
     if images.dtype != np.uint8:
@@ -201,8 +150,8 @@ def _read_npz(path: Path) -> np.ndarray:
 
 
 def _picture(image: np.ndarray) -> Image.Image:
-    """uint8 (H, W, C) -> Pillow's grey or RGB image."""
-    _expect_images(image, rank=3)
+    """uint8 (H, W, C) -> Pillow's gray or RGB image."""
+    check_images(image, rank=3)
     return Image.fromarray(image[..., 0] if image.shape[-1] == 1 else image)
 
 
@@ -211,23 +160,14 @@ def _gif_frame(frame: np.ndarray) -> Image.Image:
     picture = _picture(frame)
     if picture.mode == "RGB":
         return picture.quantize(256)
-    # All grey frames share one short palette, which compresses better than one chosen per frame.
-    levels = np.rint(np.linspace(0, 255, GIF_GREY_LEVELS)).astype(np.uint8)
-    indices = np.rint(frame[..., 0] / 255 * (GIF_GREY_LEVELS - 1)).astype(np.uint8)
+    # All gray frames share one short palette, which compresses better than one chosen per frame.
+    levels = np.rint(np.linspace(0, 255, GIF_GRAY_LEVELS)).astype(np.uint8)
+    indices = np.rint(frame[..., 0] / 255 * (GIF_GRAY_LEVELS - 1)).astype(np.uint8)
     picture = Image.fromarray(indices).convert("L")
     picture.putpalette(levels.repeat(3).tobytes())
     return picture
 
 
-def _expect_images(images: np.ndarray, rank: int) -> None:
-    shape = ("N", "H", "W", "C")[-rank:]
-    if images.dtype != np.uint8 or images.ndim != rank or images.shape[-1] not in (1, 3):
-        raise ValueError(
-            f"Expected uint8 of shape ({', '.join(shape)}), C = 1 or 3. "
-            f"Received: {images.dtype} of shape {images.shape}"
-        )
-
-
 def _size(image: np.ndarray) -> str:
     height, width, channels = image.shape
-    return f"{width}x{height} {'grey' if channels == 1 else 'RGB'}"
+    return f"{width}x{height} {'gray' if channels == 1 else 'RGB'}"

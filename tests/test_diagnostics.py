@@ -1,0 +1,178 @@
+"""The rules of diagnostics on tables of healthy and failing runs, and what the callback does."""
+
+import math
+import types
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from tfgan_mnist import callbacks, checkpoints, config, diagnostics, runs
+from tfgan_mnist.errors import UserError
+
+WATCHED = Path(__file__).parent / "watched"
+REAL = np.full(10, 100)
+SPREAD = 90.0
+HEALTHY = {
+    "d_loss": 1.2,
+    "g_loss": 1.0,
+    "d_real_accuracy": 0.6,
+    "d_fake_accuracy": 0.62,
+    "d_gradient_norm": 1.0,
+    "g_gradient_norm": 1.0,
+    "skipped": 0.0,
+}
+
+
+def log_row(epoch, **values):
+    return {"epoch": epoch, "seconds": 1.0} | HEALTHY | values
+
+
+def evaluation(epoch, fid=5.0, precision=0.7, recall=0.5, counts=(100,) * 10):
+    classes = {f"class_{k}": count for k, count in enumerate(counts)}
+    row = {"epoch": epoch, "fid": fid, "precision": precision, "recall": recall}
+    return row | {"classes_covered": 10, "jsd_bound": 0.1} | classes
+
+
+def diagnose(log, evaluations):
+    return diagnostics.diagnose(log, evaluations, REAL, SPREAD)
+
+
+def history(name):
+    """The diagnosis of a real run after each of its epochs."""
+    log, evaluations = runs.read_history(WATCHED / name)
+    assert log and evaluations
+    for i, row in enumerate(log):
+        yield diagnose(log[: i + 1], [e for e in evaluations if e["epoch"] <= row["epoch"]])
+
+
+@pytest.mark.parametrize("model", ["gan", "dcgan", "cdcgan"])
+def test_the_default_recipes_are_healthy(model):
+    epochs = config.resolve({"model": model}).epochs
+    assert list(history(f"healthy-{model}")) == [None] * epochs
+
+
+@pytest.mark.parametrize("reason", ["learning_rate", "discriminator_steps", "minimax"])
+def test_runs_made_to_fail_have_a_diagnosis(reason):
+    found = list(history(f"failing-{reason}"))
+    assert all(found)
+    assert "the discriminator is too strong" in {diagnosis.kind for diagnosis in found}
+
+
+def test_a_healthy_run_has_no_diagnosis():
+    log = [log_row(epoch) for epoch in (1, 2, 3)]
+    evaluations = [evaluation(epoch, fid) for epoch, fid in ((1, 40.0), (2, 9.0), (3, 8.0))]
+    for epochs in (1, 2, 3):
+        assert diagnose(log[:epochs], evaluations[:epochs]) is None
+        assert diagnose(log[:epochs], []) is None
+
+
+@pytest.mark.parametrize(
+    ("changed", "of_samples", "kind"),
+    [
+        ({"d_real_accuracy": 0.999, "d_fake_accuracy": 1.0}, {"fid": 200}, "too strong"),
+        ({"g_gradient_norm": 1e-4}, {"fid": 200}, "too strong"),
+        ({"d_real_accuracy": 0.5, "d_fake_accuracy": 0.52}, {"fid": 200}, "too weak"),
+        ({}, {"counts": [0, 950, 0, 0, 0, 0, 0, 50, 0, 0]}, "collapse onto classes 1, 7"),
+        ({}, {"counts": [1, 1, 1, 1, 166, 166, 166, 166, 166, 166]}, "collapse onto some classes"),
+        ({}, {"recall": 0.002, "precision": 0.9}, "collapse within classes"),
+        ({}, {"fid": 20.0}, "oscillation"),  # after 5 in the first epoch
+        ({"g_loss": math.nan}, {}, "non-finite"),
+        ({"d_gradient_norm": math.inf}, {}, "non-finite"),
+        ({}, {"fid": math.nan}, "non-finite"),
+    ],
+)
+def test_each_problem_has_its_name(changed, of_samples, kind):
+    diagnosis = diagnose(
+        [log_row(1), log_row(2, **changed)], [evaluation(1), evaluation(2, **of_samples)]
+    )
+    assert diagnosis is not None
+    assert kind in diagnosis.kind
+    assert "\n" not in str(diagnosis)
+    assert diagnosis.advice in str(diagnosis)
+
+
+def test_missing_classes_are_named():
+    counts = [250, 250, 250, 250, 250, 250, 250, 0, 2, 0]
+    diagnosis = diagnose([log_row(1)], [evaluation(1, counts=counts)])
+    assert "classes 7, 8, 9 are missing" in diagnosis.observed
+
+
+def test_classes_that_alternate_are_an_oscillation():
+    low, high = [200] * 5 + [11] * 5, [11] * 5 + [200] * 5
+    rows = [evaluation(i + 1, counts=counts) for i, counts in enumerate((low, high, low))]
+    assert (
+        "classes of the samples change" in diagnose([log_row(i) for i in (1, 2, 3)], rows).observed
+    )
+    assert diagnose([log_row(1), log_row(2)], rows[:2]) is None
+
+
+@pytest.mark.parametrize(
+    ("accuracy", "evaluations", "is_problem"),
+    [
+        (0.95, [evaluation(1, fid=200)], True),  # the newest evaluation, of an earlier epoch
+        (0.95, [evaluation(1, fid=5)], False),
+        (0.95, [evaluation(1), evaluation(2, fid=5)], False),
+        (0.91, [], False),  # without evaluations only a higher accuracy is a problem
+        (1.0, [], True),
+    ],
+)
+def test_a_strong_discriminator_is_a_problem_if_samples_are_bad(accuracy, evaluations, is_problem):
+    strong = log_row(2, d_real_accuracy=accuracy, d_fake_accuracy=accuracy)
+    diagnosis = diagnose([log_row(1), strong], evaluations)
+    assert (diagnosis is not None and "too strong" in diagnosis.kind) == is_problem
+
+
+def test_the_samples_of_earlier_evaluations_are_not_reported_again():
+    collapsed = evaluation(1, counts=[1000] + [0] * 9)
+    assert diagnose([log_row(1), log_row(2)], [collapsed]) is None
+
+
+# --- The callback ---------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def end_epoch(tmp_path, monkeypatch):
+    """Ends an epoch with a log row and a state; returns what was called, or raises UserError."""
+    calls = []
+    monkeypatch.setattr(checkpoints, "save", lambda run, model: calls.append("save"))
+
+    def end_epoch(action, non_finite=None, **values):
+        monkeypatch.setattr(checkpoints, "describe_non_finite", lambda model: non_finite)
+        runs.write_rows(tmp_path / runs.LOG, [log_row(1, **values)])
+        callback = callbacks.TrainingDiagnostics(tmp_path, action)
+        callback.set_model(types.SimpleNamespace(steps_done=9, reset_metrics=lambda: None))
+        calls.clear()
+        callback.on_epoch_end(0)
+        return list(calls)
+
+    monkeypatch.setattr(callbacks.logging, "warning", lambda *words: calls.append("warn"))
+    end_epoch.calls = calls
+    return end_epoch
+
+
+FATAL = {
+    "the model is not finite": {"non_finite": "generator holds values that are NaN"},
+    "no update was made": {"skipped": 1.0},
+}
+
+
+@pytest.mark.parametrize("fatal", FATAL)
+def test_a_model_that_cannot_go_on_is_not_saved(fatal, end_epoch):
+    for action in ("warn", "stop"):
+        with pytest.raises(UserError, match="Problem at step 9: non-finite.* Nothing was saved"):
+            end_epoch(action, **FATAL[fatal])
+        assert end_epoch.calls == []
+
+
+@pytest.mark.parametrize("values", [*FATAL.values(), {"d_loss": math.nan}])
+def test_rollback_is_the_answer_to_non_finite_values_of_any_kind(values, monkeypatch, end_epoch):
+    monkeypatch.setattr(checkpoints, "roll_back", lambda *_: end_epoch.calls.append("back") or 3)
+    assert end_epoch("rollback", **values) == ["back", "warn"]
+
+
+def test_a_loss_that_is_nan_is_reported_though_the_model_is_finite(end_epoch):
+    assert end_epoch("warn", d_loss=math.nan, skipped=0.5) == ["warn"]
+    with pytest.raises(UserError, match="non-finite values: d_loss became nan.* Stopped"):
+        end_epoch("stop", d_loss=math.nan)
+    assert end_epoch.calls == ["save"]

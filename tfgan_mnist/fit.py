@@ -1,0 +1,79 @@
+"""Builds the model of a run, and trains it with callbacks that write the run's files."""
+
+import contextlib
+import functools
+import sys
+from pathlib import Path
+
+from tfgan_mnist import build, callbacks, data, distribution, runs, runtime
+from tfgan_mnist.config import Config
+from tfgan_mnist.data import order
+from tfgan_mnist.distribution import DistributionContext
+from tfgan_mnist.evaluation_callback import Evaluation
+from tfgan_mnist.models.gan import GAN
+
+
+def build_model(config: Config, facts: runs.DataFacts, context: DistributionContext) -> GAN:
+    """The compiled model on the devices of `context`."""
+    xla = runtime.use_xla() and context.num_replicas == 1  # it compiles for one device
+    with context.strategy.scope():
+        model = build.build(config, facts.image_shape, facts.num_classes, xla)
+    if context.is_chief:
+        print(
+            f"{type(model).__name__}: G {model.generator.count_params():,} and "
+            f"D {model.discriminator.count_params():,} parameters, on {runtime.describe()}{context}"
+        )
+    return model
+
+
+def train_epochs(
+    model: GAN,
+    images: data.Split,
+    config: Config,
+    context: DistributionContext,
+    run: Path | None,
+    evaluation: Evaluation | None,
+) -> None:
+    """Trains the remaining epochs, and writes the run's files where there is a folder `run`.
+
+    An epoch that was stopped in its middle is completed by a `fit` of its own.
+    """
+    writing: list = []
+    if run:
+        checkpoint = callbacks.Checkpoint(run)
+        writing = [
+            callbacks.SampleGrid(run, config.tensorboard),
+            callbacks.Log(run, config.images_per_step),
+            *([evaluation] if evaluation else []),
+            callbacks.TrainingDiagnostics(run, config.on_collapse, evaluation),
+            *([callbacks.TensorBoard(run)] if config.tensorboard else []),
+            checkpoint,
+        ]
+
+    def fit(first_epoch: int, epochs: int, steps: int, *more) -> None:
+        batches = functools.partial(
+            order.batches,
+            images,
+            config.images_per_step,
+            config.seed,
+            first_step=model.steps_done,
+            parts=config.discriminator_steps,
+        )
+        model.fit(
+            distribution.share(context, batches),
+            initial_epoch=first_epoch,
+            epochs=epochs,
+            steps_per_epoch=steps,
+            shuffle=False,  # the pipeline does it, as a function of the seed and the epoch
+            callbacks=[*writing, *more],
+            # A bar with an ETA on a terminal, a line per epoch in a file.
+            verbose=(1 if sys.stdout.isatty() else 2) if run else 0,
+        )
+
+    epoch, steps_done = divmod(model.steps_done, config.steps_per_epoch)
+    with checkpoint.saving_on_signals() if run else contextlib.nullcontext():
+        if steps_done:
+            remaining = config.steps_per_epoch - steps_done
+            fit(epoch, epoch + 1, remaining, callbacks.KeepMetrics(model))
+            epoch += 1
+        fit(epoch, config.epochs, config.steps_per_epoch)

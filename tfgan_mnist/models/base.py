@@ -1,0 +1,215 @@
+"""Two networks as one Keras model: what it is made of, and what a user does with it."""
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import keras
+import numpy as np
+import tensorflow as tf
+
+from tfgan_mnist import latents as latent_space
+from tfgan_mnist.models import inputs, networks
+
+INFERENCE_BATCH = 500  # images per call of a network; 500 of 28x28 keep activations under 100 MB
+
+
+class DiscriminatorOutput(NamedTuple):
+    """Logits (B,) float32 and, with a class head, class logits (B, K)."""
+
+    logits: tf.Tensor
+    class_logits: tf.Tensor | None = None
+
+
+class AdversarialModel(keras.Model):
+    """A generator, a discriminator, and the average of the generator that samples come from.
+
+    Subclasses bring default networks, and define with `generate` and `discriminate` what the
+    networks are fed.
+
+    Inference of any kind uses `averaged_generator`, a network that holds a moving average of the
+    generator's weights (Yazici et al. 2018, "The Unusual Effectiveness of Averaging in GAN
+    Training", arXiv:1806.04498). Training moves it; give other first weights to the constructor.
+
+    Args:
+      generator: Functional model, latents (B, Z) [, labels (B,) int32] -> images (B, H, W, C) in
+        [-1, 1]. Default: the recipe's.
+      discriminator: Functional model, images [, labels] -> logits (B, 1) [, class logits (B, K)].
+        Default: the recipe's.
+      image_shape: (H, W, C) of default networks. Default: that of the other network, or 28x28x1.
+      ema: decay of the moving average once it is warmed up; 0: the average is the last weights.
+      seed: determines, together with `global_step`, every latent that training draws.
+
+    Raises:
+      ValueError: the networks do not fit each other, or the discriminator does not end in logits.
+    """
+
+    def __init__(
+        self,
+        generator: keras.Model | None = None,
+        discriminator: keras.Model | None = None,
+        *,
+        image_shape: Sequence[int] | None = None,
+        ema: float = 0.998,
+        seed: int = 0,
+        name: str | None = None,
+        **kwargs,
+    ):
+        super().__init__(name=name, **kwargs)
+        if not 0 <= ema < 1:
+            raise ValueError(f"ema: expected 0 <= ema < 1; received {ema}")
+        image_shape = networks.image_shape_of(generator, discriminator, image_shape)
+        self.generator = generator or self.default_generator(image_shape)
+        self.discriminator = discriminator or self.default_discriminator(image_shape)
+        networks.check(self.generator, self.discriminator, self.num_classes)
+        self.averaged_generator = networks.clone(self.generator)
+        self.averaged_generator.trainable = False
+        self.ema = ema
+        self.seed = seed
+        # Training steps so far, part of the model's state: a resumed run draws other latents.
+        self.global_step = self.add_weight(
+            name="global_step", shape=(), dtype="int64", initializer="zeros", trainable=False
+        )
+        # The networks are built. Without this flag `fit` tries a symbolic build on real images.
+        self.built = True
+
+    def default_generator(self, image_shape: Sequence[int]) -> keras.Model:
+        """The recipe's generator of images (H, W, C)."""
+        raise NotImplementedError
+
+    def default_discriminator(self, image_shape: Sequence[int]) -> keras.Model:
+        """The recipe's discriminator of images (H, W, C)."""
+        raise NotImplementedError
+
+    @property
+    def latent_dim(self) -> int:
+        return self.generator.inputs[0].shape[-1]
+
+    @property
+    def image_shape(self) -> tuple[int, int, int]:
+        """(height, width, channels)."""
+        return tuple(self.generator.outputs[0].shape[1:])
+
+    @property
+    def num_classes(self) -> int | None:
+        """The number of classes of a conditional model; None where there are no labels."""
+        return None
+
+    @property
+    def steps_done(self) -> int:
+        """`global_step` as a Python number."""
+        return number(self.global_step)
+
+    # --- The two verbs of the training step ------------------------------------------------------
+
+    def generate(self, latents, labels=None, training: bool = False):
+        """latents (B, Z), labels (B,) int32 or None -> images (B, H, W, C) float32 in [-1, 1].
+
+        By the generator in training, by its average otherwise.
+        """
+        network = self.generator if training else self.averaged_generator
+        return network(latents, training=training)
+
+    def discriminate(self, images, labels=None, training: bool = False) -> DiscriminatorOutput:
+        """images (B, H, W, C) in [-1, 1], labels (B,) int32 or None -> logits."""
+        return DiscriminatorOutput(tf.squeeze(self.discriminator(images, training=training), -1))
+
+    def class_loss(self, output: DiscriminatorOutput, labels):
+        """Loss (B,) of D's class head where a model has one."""
+        return tf.zeros_like(output.logits)
+
+    def call(self, inputs, training: bool = False):
+        """Generates images from latents (B, Z), or from (latents, labels)."""
+        latents, labels = inputs if isinstance(inputs, (tuple, list)) else (inputs, None)
+        return self.generate(latents, labels, training=training)
+
+    # --- Inference -------------------------------------------------------------------------------
+
+    def latents(self, num: int, seed: int = 0) -> np.ndarray:
+        """N(0, 1) latents (num, Z) float32; row i is a function of (seed, i) only."""
+        return latent_space.draw(num, self.latent_dim, seed)
+
+    def sample(self, latents, labels=None) -> np.ndarray:
+        """Images (N, H, W, C) float32 in [-1, 1] of latents (N, Z) and, where used, labels (N,).
+
+        Raises:
+          ValueError: latents of another width, or labels missing, in excess or out of range.
+        """
+        latents = np.asarray(latents, np.float32)
+        if latents.ndim != 2 or latents.shape[1] != self.latent_dim:
+            raise ValueError(
+                f"latents: expected shape (N, {self.latent_dim}); received {latents.shape}"
+            )
+        return self._in_batches(self._sample_batch, latents, labels)
+
+    def logits(self, images, labels=None) -> np.ndarray:
+        """The discriminator's logits (N,) float32, in inference mode.
+
+        Args:
+          images: (N, H, W, C) float32 in [-1, 1].
+          labels: (N,) integers, for conditional models.
+        """
+        return self._in_batches(self._logits_batch, images, labels)
+
+    def _in_batches(self, function, values, labels) -> np.ndarray:
+        labels = inputs.check_labels(labels, len(values), self.num_classes)
+        outputs = []
+        for first in range(0, max(len(values), 1), INFERENCE_BATCH):
+            rows = slice(first, first + INFERENCE_BATCH)
+            outputs.append(function(values[rows], None if labels is None else labels[rows]))
+        return np.concatenate(outputs)
+
+    @tf.function(reduce_retracing=True)
+    def _sample_batch(self, latents, labels):
+        return self.generate(latents, labels, training=False)
+
+    @tf.function(reduce_retracing=True)
+    def _logits_batch(self, images, labels):
+        return self.discriminate(images, labels, training=False).logits
+
+    # --- Keras's interface -----------------------------------------------------------------------
+
+    def fit(self, x=None, y=None, *args, **kwargs):
+        """`keras.Model.fit`; see `inputs.as_batch` for what `x` and `y` may be.
+
+        Raises:
+          ValueError: images or labels of another kind, before the first step.
+        """
+        inputs.check_values(x, y, self.image_shape, self.num_classes)
+        return super().fit(x, y, *args, **kwargs)
+
+    def evaluate(self, x=None, y=None, *args, **kwargs):
+        """`keras.Model.evaluate`, on what `fit` takes."""
+        inputs.check_values(x, y, self.image_shape, self.num_classes)
+        return super().evaluate(x, y, *args, **kwargs)
+
+    def train_on_batch(self, x, y=None, *args, **kwargs):
+        """`keras.Model.train_on_batch`, on what `fit` takes."""
+        inputs.check_values(x, y, self.image_shape, self.num_classes)
+        return super().train_on_batch(x, y, *args, **kwargs)
+
+    def test_on_batch(self, x, y=None, *args, **kwargs):
+        """`keras.Model.test_on_batch`, on what `fit` takes."""
+        inputs.check_values(x, y, self.image_shape, self.num_classes)
+        return super().test_on_batch(x, y, *args, **kwargs)
+
+    def get_config(self) -> dict:
+        return {
+            "name": self.name,
+            "generator": keras.saving.serialize_keras_object(self.generator),
+            "discriminator": keras.saving.serialize_keras_object(self.discriminator),
+            "ema": self.ema,
+            "seed": self.seed,
+        }
+
+    @classmethod
+    def from_config(cls, config: dict) -> "AdversarialModel":
+        parts = {
+            key: keras.saving.deserialize_keras_object(config[key])
+            for key in ("generator", "discriminator")
+        }
+        return cls(**(config | parts))
+
+
+def number(variable) -> int:
+    """An integer variable's value. `int` does not take one that is mirrored over replicas."""
+    return int(keras.ops.convert_to_numpy(variable))

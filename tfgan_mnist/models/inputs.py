@@ -1,0 +1,103 @@
+"""The one door for images and labels that come from outside."""
+
+import keras
+import numpy as np
+import tensorflow as tf
+
+from tfgan_mnist.data.pixels import to_float
+
+
+def as_batch(data, image_shape: tuple[int, int, int], num_classes: int | None) -> tuple:
+    """A batch of Keras's data -> (images float32 (B, H, W, C) in [-1, 1], labels int32 (B,)).
+
+    Without doubt, and so converted: integers as pixels in [0, 255], gray images without a channel
+    axis, labels (B, 1). Labels of a model without classes are dropped.
+
+    Args:
+      data: images, or (images, labels), tensors.
+      image_shape: (H, W, C) of the model.
+      num_classes: of a conditional model, else None; labels are then None.
+
+    Raises:
+      ValueError: another shape or type; labels missing.
+    """
+    images, labels, _ = keras.utils.unpack_x_y_sample_weight(data)
+    images = tf.convert_to_tensor(images)
+    images = to_float(images) if images.dtype.is_integer else tf.cast(images, tf.float32)
+    if images.shape.rank == 3 and image_shape[-1] == 1:
+        images = images[..., None]
+    if images.shape.rank != 4 or not images.shape[1:].is_compatible_with(image_shape):
+        expected = ", ".join(map(str, image_shape))
+        raise ValueError(f"images: expected shape (B, {expected}); received {images.shape}")
+    if num_classes is None:
+        return images, None
+    if labels is None:
+        raise ValueError("labels: expected (images, labels), one integer an image; received none")
+    labels = tf.convert_to_tensor(labels)
+    if labels.shape.rank == 2 and labels.shape[1] == 1:
+        labels = labels[:, 0]
+    if labels.shape.rank != 1 or not labels.dtype.is_integer:
+        raise ValueError(
+            f"labels: expected integers of shape (B,) in 0..{num_classes - 1}; received "
+            f"{labels.dtype.name} of shape {labels.shape}"
+        )
+    return images, tf.cast(labels, tf.int32)
+
+
+def check_values(x, y, image_shape: tuple[int, int, int], num_classes: int | None) -> None:
+    """Checks the values that `fit` is given: all of arrays, the first batch of a `tf.data.Dataset`.
+
+    NaN and infinities pass: the logs show them.
+
+    Raises:
+      ValueError: as `as_batch`; images that are not in [-1, 1], or in [0, 255] as integers; labels
+        that are no classes.
+    """
+    if isinstance(x, tf.data.Dataset):
+        x = next(iter(x.take(1)), None)
+        x, y, _ = keras.utils.unpack_x_y_sample_weight(x)
+    if not isinstance(x, (np.ndarray, tf.Tensor)):
+        return
+    as_batch((x[:1], None if y is None else y[:1]), image_shape, num_classes)
+    x = np.asarray(x)
+    finite = x[np.isfinite(x)]
+    if finite.size:
+        low, high = finite.min(), finite.max()
+        whole = np.issubdtype(x.dtype, np.integer)
+        if whole and not 0 <= low <= high <= 255:
+            raise ValueError(f"images: expected integers in 0..255; received {low}..{high}")
+        if not whole and not -1.001 <= low <= high <= 1.001:
+            raise ValueError(
+                f"images: expected floats in [-1, 1], or integers in 0..255; received {low:.4g} to "
+                f"{high:.4g}"
+            )
+        if not whole and 0 <= low < high and high > 0.5:
+            raise ValueError(
+                f"images: expected floats in [-1, 1]; received {low:.4g} to {high:.4g}, which is "
+                "[0, 1]. Give 2 * images - 1."
+            )
+    if num_classes is not None:
+        labels = np.asarray(y)
+        check_labels(labels.reshape(len(labels)), len(labels), num_classes)
+
+
+def check_labels(labels, num: int, num_classes: int | None) -> np.ndarray | None:
+    """Labels as int32 (num,); None for a model without classes.
+
+    Raises:
+      ValueError: labels missing, in excess, of another shape or type, or no classes.
+    """
+    if num_classes is None:
+        if labels is not None:
+            raise ValueError("labels: expected none, since the model is not conditional")
+        return None
+    expected = f"labels: expected {num} integers in 0..{num_classes - 1}"
+    if labels is None:
+        raise ValueError(f"{expected}; received none")
+    labels = np.asarray(labels)
+    if labels.shape != (num,) or not np.issubdtype(labels.dtype, np.integer):
+        raise ValueError(f"{expected}; received {labels.dtype} of shape {labels.shape}")
+    # A lookup of -1 would wrap, and a one-hot vector of 10 would be all zeros.
+    if num and not 0 <= labels.min() <= labels.max() < num_classes:
+        raise ValueError(f"{expected}; received {labels.min()}..{labels.max()}")
+    return labels.astype(np.int32)

@@ -1,0 +1,209 @@
+"""The protocol of an evaluation: how many samples, which real images, which metrics.
+
+metrics.py and neighbours.py define the metrics. Each value is reported together with the real-data
+baseline: the same metric on real images.
+"""
+
+import contextlib
+import json
+import time
+import zipfile
+from pathlib import Path
+from typing import TYPE_CHECKING, NamedTuple
+
+import numpy as np
+
+from tfgan_mnist import files, metrics, neighbours, report, runs
+from tfgan_mnist.errors import UserError
+
+if TYPE_CHECKING:  # commands check their flags before they import TensorFlow
+    from tfgan_mnist.classifier import AnyClassifier
+    from tfgan_mnist.data import ImageData
+
+NUM = 10_000
+MIN_SAMPLES = 1000  # KID takes subsets of this size, and FID of fewer is mostly bias
+NEAREST = 1000  # samples whose nearest training image is searched for: 2 s for MNIST
+BASELINE_SEED = 0  # of the random choice of real images
+QUANTILES = (0.0, 0.01, 0.1, 0.5, 0.9, 0.99, 1.0)
+CACHE = "tfgan_mnist_references"
+CACHE_VERSION = 3  # increase it with any change to the metrics or to what is cached
+
+
+class Reference(NamedTuple):
+    """Features and classes of real images, and the real-data baseline."""
+
+    manifold: neighbours.Manifold  # of features (M, d)
+    logits: np.ndarray  # float32 (M, K)
+    # Empty unless a baseline was computed:
+    baseline: dict[str, float]
+    distances: np.ndarray  # float32 (NEAREST,), of some to their nearest training images
+
+    @property
+    def histogram(self) -> np.ndarray:
+        """int64 (K,), number of images of each predicted class."""
+        return _predicted_classes(self.logits)
+
+
+def check_num(what: str, num: int) -> None:
+    """Raises UserError for fewer than MIN_SAMPLES images."""
+    if num < MIN_SAMPLES:
+        raise UserError(f"{what}: expected at least {MIN_SAMPLES:,} images; received {num:,}")
+
+
+def compute_reference(classifier: "AnyClassifier", images: np.ndarray) -> Reference:
+    """Real images uint8 (M, H, W, C), M >= 6 -> a reference without a baseline."""
+    features, logits = classifier.features_and_logits(images)
+    return Reference(neighbours.manifold(features), logits, {}, np.zeros(0, np.float32))
+
+
+def quick_scores(features: np.ndarray, logits: np.ndarray, real: Reference) -> dict[str, float]:
+    """The fast metrics of features (N, d) and logits (N, K); one second for 5,000 samples."""
+    of_real, of_samples = metrics.statistics(real.manifold.features), metrics.statistics(features)
+    overlap = neighbours.manifold_scores(real.manifold, neighbours.manifold(features))
+    histogram = _predicted_classes(logits)
+    return {
+        "fid": metrics.frechet_distance(of_real, of_samples),
+        **overlap._asdict(),
+        "classes_covered": metrics.classes_covered(histogram),
+        "histogram_divergence": metrics.histogram_divergence(histogram, real.histogram),
+    }
+
+
+def scores(features: np.ndarray, logits: np.ndarray, real: Reference) -> dict[str, float]:
+    """All metrics of features (N, d) and logits (N, K), N >= MIN_SAMPLES."""
+    of_real = real.manifold.features
+    subset = min(MIN_SAMPLES, len(of_real))
+    return quick_scores(features, logits, real) | {
+        "kid": metrics.kernel_distance(of_real, features, subset_size=subset),
+        "classifier_score": metrics.classifier_score(logits),
+    }
+
+
+def reference(
+    classifier: "AnyClassifier",
+    data_set: "ImageData",
+    count: int,
+    data_dir: str = "",
+    gan_train: bool = False,
+) -> Reference:
+    """The test images as a reference with the baseline for `count` samples, cached in `data_dir`.
+
+    The baseline is `count` random training images instead of samples; for label accuracy and the
+    distance to the nearest training image it is the test images.
+    """
+    train, test = data_set.train, data_set.test
+    size, _, channels = classifier.image_shape
+    # The name has digests, since a data set or classifier may be made anew under the same name.
+    digests = f"{data_set.fingerprint[:8]}-{classifier.about['sha256'][:8]}"
+    name = f"{data_set.name.replace('/', '-')}-{size}x{channels}-{digests}-{count}"
+    name += f"{'-gan-train' * gan_train}-v{CACHE_VERSION}.npz"
+    path = files.data_folder(data_dir) / CACHE / name
+    damaged = (OSError, ValueError, LookupError, EOFError, zipfile.BadZipFile)
+    with contextlib.suppress(*damaged), np.load(path, allow_pickle=False) as kept:
+        manifold = neighbours.Manifold(kept["features"], kept["radii"])
+        return Reference(manifold, kept["logits"], json.loads(str(kept["json"])), kept["distances"])
+
+    real = compute_reference(classifier, test.images)
+    random = np.random.default_rng(BASELINE_SEED)
+    drawn = random.choice(len(train.images), min(count, len(train.images)), replace=False)
+    some = test.images[random.permutation(len(test.images))[:NEAREST]]
+    _, distances = neighbours.nearest_images(some, train.images)
+    baseline = {
+        **scores(*classifier.features_and_logits(train.images[drawn]), real),
+        "label_accuracy": metrics.label_accuracy(real.logits, test.labels),
+        "nearest_training_image": float(np.median(distances)),
+    }
+    if gan_train:
+        labelled = train.images[drawn], train.labels[drawn]
+        baseline["gan_train_accuracy"] = _gan_train_accuracy(*labelled, data_set)
+    # A folder that is read-only costs time only.
+    with contextlib.suppress(OSError), files.write_atomically(path) as partial:
+        arrays = {**real.manifold._asdict(), "logits": real.logits, "distances": distances}
+        np.savez(partial, json=json.dumps(baseline), **arrays)
+    return real._replace(baseline=baseline, distances=distances)
+
+
+def evaluate(
+    classifier: "AnyClassifier",
+    data_set: "ImageData",
+    pixels: np.ndarray,  # uint8 (N, H, W, C), N >= MIN_SAMPLES
+    labels: np.ndarray | None,  # integers (N,), the classes that the samples should show
+    *,
+    source: str,  # name of the generator, for the report
+    seed: int,  # of the samples, for the report
+    data_dir: str = "",  # where prepared data sets are and baselines are cached
+    with_gan_train: bool = False,  # also train a classifier on labelled samples
+) -> report.Evaluation:
+    """Compares samples with the test images.
+
+    Raises UserError for too few samples or real images, or labels that are no classes of the data.
+    """
+    start = time.monotonic()
+    check_num("samples", len(pixels))
+    train, test = data_set.train, data_set.test
+    check_num(f"{data_set.name}, the smaller split", min(len(train.images), len(test.images)))
+    # Files of samples are often sorted by class, and some metrics take the first ones only.
+    order = np.random.default_rng(0).permutation(len(pixels))
+    pixels = pixels[order]
+    if labels is not None:
+        try:
+            metrics.check_labels(labels, len(pixels), classifier.num_classes)
+        except ValueError as error:
+            raise UserError(f"classes of {data_set.name}: {error}") from error
+        labels = labels[order]
+    with_gan_train = with_gan_train and labels is not None
+    real = reference(classifier, data_set, len(pixels), data_dir, with_gan_train)
+    features, logits = classifier.features_and_logits(pixels)
+    values = scores(features, logits, real)
+    if labels is not None:
+        values["label_accuracy"] = metrics.label_accuracy(logits, labels)
+        if with_gan_train:
+            values["gan_train_accuracy"] = _gan_train_accuracy(pixels, labels, data_set)
+    some = pixels[:NEAREST]
+    nearest, distances = neighbours.nearest_images(some, train.images)
+    values["nearest_training_image"] = float(np.median(distances))
+    results = {
+        "source": source,
+        "dataset": data_set.name,
+        "split": data_set.test_split,
+        "generated": len(pixels),
+        "real": len(real.logits),
+        "nearest_of": len(some),
+        "pixel_range": "uint8 in [0, 255]",
+        "classifier": classifier.version,
+        "seed": seed,
+        "floor_seed": BASELINE_SEED,  # "floor" is the baseline in all versions of these files
+        "scores": values,
+        "floor": {key: real.baseline[key] for key in values},
+        "class_histogram": _predicted_classes(logits).tolist(),
+        "real_class_histogram": real.histogram.tolist(),
+        "nearest_quantiles": {
+            "quantiles": list(QUANTILES),
+            "samples": np.quantile(distances, QUANTILES).round(3).tolist(),
+            "real": np.quantile(real.distances, QUANTILES).round(3).tolist(),
+        },
+        "seconds": round(time.monotonic() - start, 1),
+    }
+    pairs = np.stack([some, train.images[nearest]])
+    outputs = logits, features, real.manifold.features
+    return report.Evaluation(results, pixels, *outputs, pairs, distances, real.distances)
+
+
+def write(found: report.Evaluation, folder: Path) -> None:
+    """Writes report.png, and "samples" in metrics.json, whose other parts stay.
+
+    Raises UserError if the folder has a metrics.json that is no JSON object.
+    """
+    report.draw(folder / runs.REPORT, found)
+    runs.add_metrics(folder, samples=found.results)
+
+
+def _predicted_classes(logits: np.ndarray) -> np.ndarray:
+    """(N, K) logits -> int64 (K,) histogram of the predicted classes."""
+    return metrics.class_histogram(logits.argmax(axis=1), logits.shape[1])
+
+
+def _gan_train_accuracy(pixels: np.ndarray, labels: np.ndarray, data_set: "ImageData") -> float:
+    from tfgan_mnist.classifier_training import gan_train_accuracy
+
+    return gan_train_accuracy(pixels, labels, *data_set.test, data_set.num_classes)
