@@ -83,7 +83,7 @@ def work(flags: list[str]) -> None:
     cli.start_tensorflow()
     import tensorflow as tf
 
-    from tfgan_mnist import build, runtime
+    from tfgan_mnist.training import build, runtime
 
     # Without learning the same work for ever: no weight grows and no unit dies.
     still = {"g_learning_rate": 0.0, "d_learning_rate": 0.0}
@@ -109,7 +109,7 @@ def work(flags: list[str]) -> None:
 def measure(flags: list[str], other: Worker) -> list[Epoch]:
     """Runs the train command, and `other` between its epochs."""
     cli.start_tensorflow()
-    from tfgan_mnist import callbacks
+    from tfgan_mnist.training import callbacks
 
     found = []
 

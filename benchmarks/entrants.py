@@ -115,7 +115,8 @@ class TrainCommand:
     """`python -m tfgan_mnist.train`, with all its callbacks and short epochs."""
 
     def __init__(self):
-        from tfgan_mnist import config, evaluation_callback
+        from tfgan_mnist import config
+        from tfgan_mnist.training import evaluation_callback
 
         self.settings = config.resolve({"epochs": 10**6, "steps_per_epoch": STEPS_PER_EPOCH})
         held_out = evaluation_callback.num_held_out(60_000)
@@ -128,8 +129,9 @@ class TrainCommand:
 
         import keras
 
-        from tfgan_mnist import evaluation_callback, models
+        from tfgan_mnist import models
         from tfgan_mnist.train import train
+        from tfgan_mnist.training import evaluation_callback
 
         images_per_step = self.settings.images_per_step
 
@@ -172,7 +174,8 @@ class Ceilings:
     def run(self, turns) -> None:
         """Measures until the process ends, and notes GFLOP/s."""
         from benchmarks import products
-        from tfgan_mnist import config, runtime
+        from tfgan_mnist import config
+        from tfgan_mnist.training import runtime
 
         precision = runtime.resolve_precision(config.resolve({"model": "dcgan"}).precision)
         dtype = precision.removeprefix("mixed_")

@@ -10,7 +10,8 @@ import itertools
 
 import numpy as np
 
-from tfgan_mnist import cli, metrics
+from tfgan_mnist import cli
+from tfgan_mnist.evaluation import metrics
 
 PARTS = 4
 SIZE = 10_000
@@ -19,7 +20,8 @@ SIZE = 10_000
 def main() -> None:
     """Prints the distances."""
     cli.start_tensorflow()
-    from tfgan_mnist import classifier, data
+    from tfgan_mnist import data
+    from tfgan_mnist.evaluation import classifier
 
     mnist = data.load()
     judge = classifier.load("mnist", mnist.train.images.shape[1:])

@@ -32,8 +32,8 @@ def measure(digits, batch_size: int) -> tuple[list[float], list[float], list[flo
     """Milliseconds of batches alone, of steps on a batch in memory, and of the input of steps."""
     import tensorflow as tf
 
-    from tfgan_mnist import build, runtime
     from tfgan_mnist.data import order
+    from tfgan_mnist.training import build, runtime
 
     full_pass = order.steps_per_epoch(digits.train, batch_size)
     model = build.build(
@@ -79,7 +79,8 @@ def measure(digits, batch_size: int) -> tuple[list[float], list[float], list[flo
 def main() -> None:
     """Prints a row for every batch size."""
     cli.start_tensorflow()
-    from tfgan_mnist import data, runtime
+    from tfgan_mnist import data
+    from tfgan_mnist.training import runtime
 
     runtime.configure(seed=0, precision="auto")
     digits = data.load("mnist")

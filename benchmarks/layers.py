@@ -17,7 +17,8 @@ from typing import Any
 import tensorflow as tf
 
 from benchmarks import products
-from tfgan_mnist import build, config, runtime
+from tfgan_mnist import config
+from tfgan_mnist.training import build, runtime
 
 STEPS, PROFILED_STEPS = 20, 5
 # What an operation of the profile belongs to, by its name and type; the first that is found.

@@ -32,7 +32,8 @@ def measure(name: str, precision: str, batch_size: int, xla: bool, plain: bool) 
     import tensorflow as tf
 
     from benchmarks.entrants import plain_layers
-    from tfgan_mnist import build, config, runtime
+    from tfgan_mnist import config
+    from tfgan_mnist.training import build, runtime
 
     explicit = {"model": name, "precision": precision, "batch_size": batch_size}
     settings = config.resolve(explicit | {"steps_per_epoch": 1000})

@@ -50,8 +50,8 @@ def count() -> None:
 
     (cpu,) = tf.config.list_physical_devices("CPU")
     tf.config.set_logical_device_configuration(cpu, [tf.config.LogicalDeviceConfiguration()] * 2)
-    from tfgan_mnist import build, distribution
     from tfgan_mnist.config import resolve
+    from tfgan_mnist.training import build, distribution
 
     placement = distribution.start("mirrored", 0)
     context_type = type(tf.distribute.get_replica_context()).__mro__[1]
@@ -98,9 +98,10 @@ def work(model_name: str, batch_size: int) -> None:
 
     tf.config.threading.set_intra_op_parallelism_threads(1)
     tf.config.threading.set_inter_op_parallelism_threads(1)
-    from tfgan_mnist import build, data, distribution
+    from tfgan_mnist import data
     from tfgan_mnist.config import resolve
     from tfgan_mnist.data import order
+    from tfgan_mnist.training import build, distribution
 
     placement = distribution.start("auto", 120)
     settings = resolve({"model": model_name, "steps_per_epoch": 100})

@@ -35,8 +35,10 @@ def trial(settings: config.Config, why: str) -> None:
     import keras
 
     from benchmarks.contestants.ours import fit
-    from tfgan_mnist import build, classifier, data, evaluation_callback, runtime
+    from tfgan_mnist import data
     from tfgan_mnist.data import order
+    from tfgan_mnist.evaluation import classifier
+    from tfgan_mnist.training import build, evaluation_callback, runtime
 
     runtime.configure(settings.seed, settings.precision)
     digits = data.load(

@@ -249,7 +249,6 @@ def publish(source: Path, target: Path, model: str, number: int) -> np.ndarray:
     For a process of its own, as it imports TensorFlow.
     """
     import tensorflow as tf
-
     from tfgan_mnist.serving.saved_model import SavedModel
 
     partial = target.with_name(f".{number}.partial")

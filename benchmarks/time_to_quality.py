@@ -57,7 +57,7 @@ def train(name: str, seed: int, marks: Iterable[int], folder: Path) -> None:
 
 def score(name: str, seed: int, marks: tuple[int, ...], folder: Path, digits) -> list[dict]:
     """What the samples in `folder` are worth, a row for each mark."""
-    from tfgan_mnist import classifier, classifier_training, metrics, protocol
+    from tfgan_mnist.evaluation import classifier, classifier_training, metrics, protocol
 
     judge = classifier.load("mnist", digits.train.images.shape[1:])
     real = protocol.reference(judge, digits, NUM)

@@ -327,7 +327,7 @@ def test_a_failure_is_passed_on():
 
 def test_a_trial_tells_its_configuration_and_what_differs(mnist, data_dir, monkeypatch):
     # Here, as it brings TensorFlow, which must not be in the process of PyTorch's test above.
-    from tfgan_mnist import evaluation_callback
+    from tfgan_mnist.training import evaluation_callback
 
     kept = []
     monkeypatch.setattr(records, "append", lambda name, row: kept.append((name, row)))

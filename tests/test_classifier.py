@@ -6,8 +6,9 @@ import keras
 import numpy as np
 import pytest
 
-from tfgan_mnist import classifier, classifier_training, data, metrics, train_classifier
+from tfgan_mnist import data, train_classifier
 from tfgan_mnist.errors import UserError
+from tfgan_mnist.evaluation import classifier, classifier_training, metrics
 
 GRAY = (28, 28, 1)
 

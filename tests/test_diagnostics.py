@@ -7,8 +7,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from tfgan_mnist import callbacks, checkpoints, config, diagnostics, runs
+from tfgan_mnist import config, runs
 from tfgan_mnist.errors import UserError
+from tfgan_mnist.training import callbacks, checkpoints, diagnostics
 
 WATCHED = Path(__file__).parent / "watched"
 REAL = np.full(10, 100)

@@ -7,21 +7,11 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from tfgan_mnist import (
-    build,
-    checkpoints,
-    classifier_training,
-    comparison,
-    data,
-    evaluate,
-    export,
-    generate,
-    metrics,
-    protocol,
-    runs,
-)
+from tfgan_mnist import data, evaluate, export, generate, runs
 from tfgan_mnist.config import resolve
 from tfgan_mnist.errors import UserError
+from tfgan_mnist.evaluation import classifier_training, comparison, metrics, protocol
+from tfgan_mnist.training import build, checkpoints
 
 FACTS = runs.DataFacts(image_shape=(28, 28, 1), num_classes=10, num_images=60_000)
 COUNT = 2000  # the same in all tests, so that they share a reference

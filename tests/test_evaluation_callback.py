@@ -11,20 +11,11 @@ import pytest
 import tensorflow as tf
 from PIL import Image
 
-from tfgan_mnist import (
-    checkpoints,
-    data,
-    diagnostics,
-    evaluate,
-    evaluation_callback,
-    metrics,
-    models,
-    protocol,
-    runs,
-    train,
-)
+from tfgan_mnist import data, evaluate, models, runs, train
 from tfgan_mnist.data import order
 from tfgan_mnist.errors import UserError
+from tfgan_mnist.evaluation import metrics, protocol
+from tfgan_mnist.training import checkpoints, diagnostics, evaluation_callback
 
 MIN_IMAGES = evaluation_callback.MIN_IMAGES
 

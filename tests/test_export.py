@@ -11,9 +11,10 @@ from cpp_session import CppSession
 from tensorflow_serving.apis import prediction_log_pb2
 from tiny_models import FACTS, MODELS, NUM_CLASSES, labels_for, passing_through, settings_of, tiny
 
-from tfgan_mnist import checkpoints, cli, config, export, files, runs
+from tfgan_mnist import cli, config, export, files, runs
 from tfgan_mnist.errors import UserError
 from tfgan_mnist.serving import protos
+from tfgan_mnist.training import checkpoints
 
 ARCHIVE = type(keras.export.ExportArchive())  # of this backend
 SIGNATURES = ("serving_default", "sample", "png")

@@ -19,9 +19,11 @@ import numpy as np
 import pytest
 
 from tests.faults import kills, small_mnist
-from tfgan_mnist import build, checkpoints, classifier, curves, data, export, files, runs, train
+from tfgan_mnist import data, export, files, runs, train
 from tfgan_mnist.data import pictures
 from tfgan_mnist.errors import UserError
+from tfgan_mnist.evaluation import classifier, curves
+from tfgan_mnist.training import build, checkpoints
 
 EPOCHS, STEPS = 2, 3
 

@@ -17,8 +17,9 @@ from tiny_models import (
     tiny,
 )
 
-from tfgan_mnist import checkpoints, cli, export, formats, runs
+from tfgan_mnist import cli, export, formats, runs
 from tfgan_mnist.errors import UserError
+from tfgan_mnist.training import checkpoints
 
 FORMATS = tuple(formats.SUFFIXES)
 

@@ -9,9 +9,10 @@ import pytest
 import tensorflow as tf
 from PIL import Image
 
-from tfgan_mnist import build, checkpoints, cli, config, export, generate, runs
+from tfgan_mnist import cli, config, export, generate, runs
 from tfgan_mnist.data import pictures, pixels
-from tfgan_mnist.latents import draw, interpolate
+from tfgan_mnist.models.latents import draw, interpolate
+from tfgan_mnist.training import build, checkpoints
 
 LATENT_DIM = 4
 FACTS = runs.DataFacts(image_shape=(8, 8, 3), num_classes=10, num_images=64)

@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from tfgan_mnist import latents
+from tfgan_mnist.models import latents
 
 
 def test_more_latents_keep_the_first():

@@ -4,8 +4,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from tfgan_mnist import losses
-from tfgan_mnist.models import rules
+from tfgan_mnist.models import losses, rules
 
 REAL = np.array([-3.0, -0.5, 0.0, 0.7, 4.0], np.float32)
 FAKE = np.array([2.0, -1.5, 0.3, -0.2, -5.0], np.float32)

@@ -11,7 +11,7 @@ import scipy.stats
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tfgan_mnist import metrics, neighbours
+from tfgan_mnist.evaluation import metrics, neighbours
 
 
 @pytest.fixture

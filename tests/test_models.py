@@ -21,11 +21,11 @@ from tiny_training import (
 )
 
 from tfgan_mnist import CDCGAN, DCGAN, GAN
-from tfgan_mnist.build import build
 from tfgan_mnist.config import resolve
 from tfgan_mnist.models import cdcgan, dcgan
 from tfgan_mnist.models.layers import BatchNormalization
 from tfgan_mnist.models.mlp import mlp_discriminator, mlp_generator
+from tfgan_mnist.training.build import build
 
 # --- The networks --------------------------------------------------------------------------------
 

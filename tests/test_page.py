@@ -24,8 +24,10 @@ import pytest
 from cpp_session import CppSession
 from tiny_models import passing_through
 
-from tfgan_mnist import classifier, export, latents
+from tfgan_mnist import export
 from tfgan_mnist.data import pictures, pixels
+from tfgan_mnist.evaluation import classifier
+from tfgan_mnist.models import latents
 
 PAGE = Path(export.__file__).parent / "assets" / "page"
 MODULES = sorted(path.name for path in PAGE.glob("*.js"))

@@ -3,7 +3,7 @@
 import pytest
 import tensorflow as tf
 
-from tfgan_mnist import runtime
+from tfgan_mnist.training import runtime
 
 
 @pytest.fixture

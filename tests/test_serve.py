@@ -40,6 +40,7 @@ from tensorflow_serving.config import model_server_config_pb2
 
 from tfgan_mnist import cli, serve
 from tfgan_mnist.errors import UserError
+from tfgan_mnist.exports.request_errors import RequestError
 from tfgan_mnist.serving import (
     batching,
     json_answer,
@@ -50,7 +51,6 @@ from tfgan_mnist.serving import (
     settings,
     versions,
 )
-from tfgan_mnist.serving.errors import RequestError
 from tfgan_mnist.serving.settings import Bounds, ServerConfig
 
 ROOT = Path(__file__).parents[1]

@@ -229,7 +229,7 @@ def test_two_replicas_take_the_step_of_one(run_python):
         cpu = tf.config.list_physical_devices("CPU")[0]
         tf.config.set_logical_device_configuration(
             cpu, [tf.config.LogicalDeviceConfiguration()] * 2)
-        from tfgan_mnist.build import build
+        from tfgan_mnist.training.build import build
         from tfgan_mnist.config import resolve
         images = np.random.default_rng(0).uniform(-1, 1, (8, 8, 8, 1)).astype("float32")
         # Batch norm's statistics are each replica's own: without it the two must agree.

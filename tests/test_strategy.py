@@ -18,11 +18,12 @@ import pytest
 import tensorflow as tf
 import yaml
 
-from tfgan_mnist import cluster, distribution, train
-from tfgan_mnist.cluster import Cluster
+from tfgan_mnist import train
 from tfgan_mnist.config import resolve
-from tfgan_mnist.distribution import DistributionContext
 from tfgan_mnist.errors import UserError, WorkerLost
+from tfgan_mnist.training import cluster, distribution
+from tfgan_mnist.training.cluster import Cluster
+from tfgan_mnist.training.distribution import DistributionContext
 
 ROOT = Path(__file__).parents[1]
 # Everything that could differ between one process and several: batch norm, dropout, a class head,
@@ -176,10 +177,11 @@ def test_replicas_train_as_one_and_overflow_together(run_python, tmp_path):
         cpu = tf.config.list_physical_devices("CPU")[0]
         tf.config.set_logical_device_configuration(
             cpu, [tf.config.LogicalDeviceConfiguration()] * 2)
-        from tfgan_mnist import checkpoints, data, distribution, runs
+        from tfgan_mnist import data, runs
+        from tfgan_mnist.training import checkpoints, distribution
         from tfgan_mnist.data import order
         from tfgan_mnist.config import resolve
-        from tfgan_mnist.build import build
+        from tfgan_mnist.training.build import build
         rng = np.random.default_rng(0)
         split = data.Split(rng.integers(0, 255, (64, 8, 8, 1)).astype("uint8"),
                            np.arange(64, dtype="int32") % 10)

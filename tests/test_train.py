@@ -16,9 +16,10 @@ import pytest
 import tensorflow as tf
 from PIL import Image
 
-from tfgan_mnist import callbacks, data, runs, runtime, train
+from tfgan_mnist import data, runs, train
 from tfgan_mnist.config import Config
 from tfgan_mnist.errors import Stopped, UserError
+from tfgan_mnist.training import callbacks, runtime
 
 STEPS, EPOCHS = 4, 3
 TINY = {

@@ -8,12 +8,14 @@ import keras
 import numpy as np
 import pytest
 
-from tfgan_mnist import build, checkpoints, comparison, curves, export, runs
+from tfgan_mnist import export, runs
 from tfgan_mnist.config import resolve
 from tfgan_mnist.data import pictures
 from tfgan_mnist.errors import UserError
+from tfgan_mnist.evaluation import comparison, curves
 from tfgan_mnist.models import mlp
 from tfgan_mnist.models.gan import GAN
+from tfgan_mnist.training import build, checkpoints
 
 CARD = {
     "image_shape": [2, 2, 1],

@@ -3,8 +3,9 @@
 import keras
 import numpy as np
 
-from tfgan_mnist import build, config, models, runs
+from tfgan_mnist import config, models, runs
 from tfgan_mnist.models import mlp
+from tfgan_mnist.training import build
 
 MODELS = ("gan", "dcgan", "cdcgan")
 NUM_CLASSES = 10

@@ -4,9 +4,9 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from tfgan_mnist.build import build
 from tfgan_mnist.config import resolve
 from tfgan_mnist.models.gan import GAN
+from tfgan_mnist.training.build import build
 
 SHAPE = (8, 8, 1)
 CLASSES = 3

@@ -27,9 +27,11 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from tfgan_mnist import cli, comparison, export, generate, protocol, report, runs
+from tfgan_mnist import cli, generate, runs
 from tfgan_mnist.data import pictures
 from tfgan_mnist.errors import UserError
+from tfgan_mnist.evaluation import comparison, protocol, report
+from tfgan_mnist.exports import card, versions
 
 
 class Samples(NamedTuple):
@@ -52,10 +54,13 @@ def of_run(run: Path, num: int | None, seed: int) -> Samples:
 
 def of_saved_model(path: Path, num: int | None, seed: int) -> Samples:
     """Samples of an export; the data set is empty if its model card does not name one."""
-    folder = export.find_version(path)
+    folder = versions.find_version(path)
     source = generate.from_saved_model(folder)
-    card = export.read_card(folder)
-    dataset, shape = card.get("config", {}).get("dataset", ""), tuple(card["image_shape"])
+    description = card.read(folder)
+    dataset, shape = (
+        description.get("config", {}).get("dataset", ""),
+        tuple(description["image_shape"]),
+    )
     return Samples(source.name, dataset, "", shape, lambda: _generate(source, num, seed))
 
 
@@ -92,7 +97,8 @@ def evaluate(samples: Samples, output: Path | None, flags) -> dict[str, Any]:
     if not dataset:
         raise UserError(f"{samples.name}: its model card names no data set. Give --dataset.")
     cli.start_tensorflow()
-    from tfgan_mnist import classifier, data
+    from tfgan_mnist import data
+    from tfgan_mnist.evaluation import classifier
 
     # First what may fail at once.
     if output:

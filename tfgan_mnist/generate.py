@@ -27,9 +27,11 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from tfgan_mnist import cli, export, files, latents, runs
+from tfgan_mnist import cli, files, runs
 from tfgan_mnist.data import pictures, pixels
 from tfgan_mnist.errors import UserError
+from tfgan_mnist.exports import card, versions
+from tfgan_mnist.models import latents
 
 NUM = 100
 BATCH = 500  # images per call of the generator
@@ -70,7 +72,7 @@ def from_run(run: Path) -> Source:
     """
     runs.read(run)  # before TensorFlow's slow start
     cli.start_tensorflow()
-    from tfgan_mnist import checkpoints
+    from tfgan_mnist.training import checkpoints
 
     _, model = checkpoints.restore_run(run)
     name = runs.name_of(run, model.steps_done)
@@ -86,7 +88,7 @@ def from_saved_model(path: Path) -> Source:
     Raises:
       UserError: no SavedModel there, a damaged one, or one without our signatures.
     """
-    folder = export.find_version(path)
+    folder = versions.find_version(path)
     cli.start_tensorflow()
     import tensorflow as tf
 
@@ -114,7 +116,7 @@ def from_saved_model(path: Path) -> Source:
         return outputs["images"].numpy() * 2.0 - 1.0
 
     try:
-        num_classes = export.read_card(folder)["num_classes"]
+        num_classes = card.read(folder)["num_classes"]
     except UserError:  # the model works without its card
         num_classes = None
     name = f"export {'/'.join(folder.resolve().parts[-2:])}"
@@ -178,9 +180,7 @@ def _classes(source: Source, labels: list[int] | None) -> np.ndarray | None:
         return None
     if labels is None:
         if source.num_classes is None:
-            raise UserError(
-                f"--labels: expected some, since there is no {export.CARD} with classes"
-            )
+            raise UserError(f"--labels: expected some, since there is no {card.CARD} with classes")
         return np.arange(source.num_classes, dtype=np.int32)
     end = source.num_classes or 2**31
     wrong = [label for label in labels if not 0 <= label < end]

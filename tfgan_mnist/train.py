@@ -6,14 +6,15 @@ import importlib.util
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from tfgan_mnist import cli, cluster, resume, runs
+from tfgan_mnist import cli, runs
 from tfgan_mnist import config as configuration
 from tfgan_mnist.config import Config
 from tfgan_mnist.errors import UserError
+from tfgan_mnist.training import cluster, resume
 
 if TYPE_CHECKING:  # flags are checked before TensorFlow starts
     from tfgan_mnist.data import ImageData, Split
-    from tfgan_mnist.distribution import DistributionContext
+    from tfgan_mnist.training.distribution import DistributionContext
 
 # These may differ between workers: each reads its own data, and only the chief writes.
 OWN_TO_WORKERS = (*configuration.PLACES, "tensorboard")
@@ -43,7 +44,7 @@ def train(
     """
     # Set up the devices; seed and precision first, as variables depend on them.
     cli.start_tensorflow()
-    from tfgan_mnist import distribution, evaluation_callback, finish, fit, runtime
+    from tfgan_mnist.training import distribution, evaluation_callback, finish, fit, runtime
 
     runtime.configure(config.seed, config.precision)
     context = distribution.start(strategy, wait_seconds)
@@ -110,8 +111,8 @@ def _load_data(config: Config) -> tuple["ImageData", runs.DataFacts]:
 
 def _hold_out(images: "Split", config: Config) -> tuple["Split", "Split"]:
     """The images to train on, and those of evaluations, which may lack a classifier."""
-    from tfgan_mnist import evaluation_callback
     from tfgan_mnist.data import order
+    from tfgan_mnist.training import evaluation_callback
 
     num = evaluation_callback.num_held_out(len(images.images))
     return order.hold_out(images, num if config.epochs_per_evaluation else 0)
@@ -125,8 +126,8 @@ def _resolve(
     Raises:
       UserError: it does not fit the devices, or the workers do not agree.
     """
-    from tfgan_mnist import distribution, runtime
     from tfgan_mnist.data import order
+    from tfgan_mnist.training import distribution, runtime
 
     distribution.check_config(context, config)
     full_pass = order.steps_per_epoch(images, config.images_per_step)

@@ -22,7 +22,8 @@ def main(flags) -> None:
     cli.start_tensorflow()
     import tensorflow as tf
 
-    from tfgan_mnist import classifier, classifier_training, data, metrics
+    from tfgan_mnist import data
+    from tfgan_mnist.evaluation import classifier, classifier_training, metrics
 
     if flags.dataset == data.STACKED_MNIST:
         raise UserError(f"{flags.dataset} needs none: mnist's classifier is used for each channel")

@@ -1,6 +1,6 @@
 """Our three models, as a user of the package would train them in a script of their own.
 
-`config.resolve`, `models.build`, `order.batches` and `model.fit`, without the callbacks of the train
+`config.resolve`, `build.build`, `order.batches` and `model.fit`, without the train command's callbacks
 command, which write to disk: the peers have none either. Samples are of the averaged weights.
 
 published: nothing here is slowed down by a setting, so that both ways are the same.
@@ -14,8 +14,9 @@ import numpy as np
 from tfgan_mnist.images import to_uint8
 
 from benchmarks.contestants.pacing import Paced
-from tfgan_mnist import build, config, data, models, runtime
+from tfgan_mnist import config, data, models
 from tfgan_mnist.data import order
+from tfgan_mnist.training import build, runtime
 
 
 class Tick(keras.callbacks.Callback):

@@ -1,12 +1,15 @@
 """The training step, the three models, and the parts that they are made of.
 
-`GAN`, `DCGAN` and `CDCGAN` are imported at first use, as in `tfgan_mnist`.
+The models are imported at first use: importing the package does not import TensorFlow, which takes
+seconds, and `python -m tfgan_mnist.train --help` should not.
 """
 
-import tfgan_mnist
+import importlib
+
+MODELS = ("CDCGAN", "DCGAN", "GAN")
 
 
 def __getattr__(name: str):  # PEP 562
-    if name in ("GAN", "DCGAN", "CDCGAN"):
-        return getattr(tfgan_mnist, name)
-    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    if name not in MODELS:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(importlib.import_module(f"{__name__}.{name.lower()}"), name)

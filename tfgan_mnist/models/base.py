@@ -7,8 +7,8 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from tfgan_mnist import latents as latent_space
 from tfgan_mnist.models import inputs, networks
+from tfgan_mnist.models import latents as latent_space
 
 INFERENCE_BATCH = 500  # images per call of a network; 500 of 28x28 keep activations under 100 MB
 

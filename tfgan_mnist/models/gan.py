@@ -8,8 +8,7 @@ from collections.abc import Sequence
 import keras
 import tensorflow as tf
 
-from tfgan_mnist import losses
-from tfgan_mnist.models import inputs, mlp, networks, optimizers, rules
+from tfgan_mnist.models import inputs, losses, mlp, networks, optimizers, rules
 from tfgan_mnist.models.base import AdversarialModel, DiscriminatorOutput, number
 from tfgan_mnist.models.optimizers import Adam
 from tfgan_mnist.models.running_means import RunningMeans

@@ -9,7 +9,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from tfgan_mnist.serving.errors import RequestError, invalid
+from tfgan_mnist.exports.request_errors import RequestError, invalid
 from tfgan_mnist.serving.settings import Bounds
 
 Tensors = dict[str, np.ndarray]

@@ -17,10 +17,10 @@ from tensorflow_serving.apis import (
     prediction_service_pb2_grpc,
 )
 
+from tfgan_mnist.exports.request_errors import RequestError, invalid
+from tfgan_mnist.exports.session import Spec, check_names
 from tfgan_mnist.serving import describe
-from tfgan_mnist.serving.errors import RequestError, invalid
 from tfgan_mnist.serving.metrics import Metrics
-from tfgan_mnist.serving.saved_model import Spec, check_names
 from tfgan_mnist.serving.settings import ServerConfig
 from tfgan_mnist.serving.versions import DEFAULT_SIGNATURE, Models, Version
 

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import orjson
 
-from tfgan_mnist.serving.errors import invalid
+from tfgan_mnist.exports.request_errors import invalid
 
 Tensors = dict[str, np.ndarray]
 

@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 import orjson
 
-from tfgan_mnist.serving.errors import RequestError, invalid
+from tfgan_mnist.exports.request_errors import RequestError, invalid
 
 Tensors = dict[str, np.ndarray]
 

@@ -18,8 +18,8 @@ from typing import Any, NamedTuple
 
 import orjson
 
+from tfgan_mnist.exports.request_errors import RequestError, invalid
 from tfgan_mnist.serving import describe, json_answer, json_request, page
-from tfgan_mnist.serving.errors import RequestError, invalid
 from tfgan_mnist.serving.metrics import Metrics
 from tfgan_mnist.serving.settings import ServerConfig
 from tfgan_mnist.serving.versions import DEFAULT_SIGNATURE, Models

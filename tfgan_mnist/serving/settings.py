@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from tfgan_mnist.errors import UserError
+from tfgan_mnist.exports.versions import versions
 from tfgan_mnist.serving import protos
 
 METRICS_PATH = "/monitoring/prometheus/metrics"
@@ -111,15 +112,6 @@ def models_of(settings: ServerConfig) -> list[ModelConfig]:
         names = ", ".join(path.name for path in models)
         raise UserError(f"--model_name: expected a single model; {base_path} has {names}")
     return [ModelConfig(path.name, path) for path in models]
-
-
-def versions(base_path: Path) -> dict[int, Path]:
-    """Number -> folder of the versions under `base_path`; `00000123` is 123. None: no folder."""
-    if not base_path.is_dir():
-        return {}
-    numbered = (path for path in base_path.iterdir() if path.name.isascii() and path.name.isdigit())
-    found = {int(path.name): path for path in sorted(numbered) if path.is_dir()}
-    return {number: path for number, path in found.items() if number < 2**63}
 
 
 def _from_file(file: str) -> list[ModelConfig]:

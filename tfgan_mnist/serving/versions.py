@@ -9,10 +9,11 @@ from collections.abc import Iterator
 from concurrent.futures import Future
 from pathlib import Path
 
-from tfgan_mnist.serving import protos, saved_model
+from tfgan_mnist.exports import session, warmup
+from tfgan_mnist.exports.request_errors import RequestError, invalid
+from tfgan_mnist.exports.versions import versions
 from tfgan_mnist.serving.batching import Batcher, Tensors
-from tfgan_mnist.serving.errors import RequestError, invalid
-from tfgan_mnist.serving.settings import Bounds, ModelConfig, versions
+from tfgan_mnist.serving.settings import Bounds, ModelConfig
 
 log = logging.getLogger(__name__)
 
@@ -39,7 +40,7 @@ class Version:
         self.state = State.START
         self.error = ""  # why it could not be loaded
         self.seen: object = None  # the files that could not be loaded
-        self._saved_model: saved_model.SavedModel | None = None
+        self._saved_model: session.SavedModel | None = None
         self._batchers: dict[str, Batcher] = {}
         self._users = 0
         self._unused = threading.Condition()
@@ -49,10 +50,10 @@ class Version:
         self.state = State.LOADING
         try:
             self.seen = _fingerprint(self.folder)
-            model = self._saved_model = saved_model.SavedModel(self.folder)
+            model = self._saved_model = session.SavedModel(self.folder)
             if warm_up:
-                for signature, inputs in protos.read_warmup(self.folder):
-                    saved_model.check(self.inputs(signature), inputs)
+                for signature, inputs in warmup.read(self.folder):
+                    session.check(self.inputs(signature), inputs)
                     outputs = tuple(sorted(self.signatures[signature].outputs))
                     model.run(signature, inputs, outputs)
             for name, definition in model.signatures.items():
@@ -85,7 +86,7 @@ class Version:
         assert self._saved_model
         return self._saved_model.signatures
 
-    def inputs(self, signature: str) -> dict[str, saved_model.Spec]:
+    def inputs(self, signature: str) -> dict[str, session.Spec]:
         """Input name -> what it must be, of a signature.
 
         Raises:
@@ -106,7 +107,7 @@ class Version:
         wanted = self.inputs(signature)
         if not wanted:
             raise invalid(f"Failed to get input map for signature: {signature}")
-        saved_model.check(wanted, inputs)
+        session.check(wanted, inputs)
         names = outputs or tuple(sorted(self.signatures[signature].outputs))
         return self._batchers[signature].submit(inputs, names)
 

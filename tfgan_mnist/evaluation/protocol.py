@@ -13,12 +13,13 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
-from tfgan_mnist import files, metrics, neighbours, report, runs
+from tfgan_mnist import files, runs
 from tfgan_mnist.errors import UserError
+from tfgan_mnist.evaluation import metrics, neighbours, report
 
 if TYPE_CHECKING:  # commands check their flags before they import TensorFlow
-    from tfgan_mnist.classifier import AnyClassifier
     from tfgan_mnist.data import ImageData
+    from tfgan_mnist.evaluation.classifier import AnyClassifier
 
 NUM = 10_000
 MIN_SAMPLES = 1000  # KID takes subsets of this size, and FID of fewer is mostly bias
@@ -204,6 +205,6 @@ def _predicted_classes(logits: np.ndarray) -> np.ndarray:
 
 
 def _gan_train_accuracy(pixels: np.ndarray, labels: np.ndarray, data_set: "ImageData") -> float:
-    from tfgan_mnist.classifier_training import gan_train_accuracy
+    from tfgan_mnist.evaluation.classifier_training import gan_train_accuracy
 
     return gan_train_accuracy(pixels, labels, *data_set.test, data_set.num_classes)

@@ -73,7 +73,7 @@ def restore(run: Path, model: "GAN", config: Config, facts: runs.DataFacts) -> b
     Raises:
       UserError: no checkpoint can be read, or it is past the epochs of the configuration.
     """
-    from tfgan_mnist import checkpoints
+    from tfgan_mnist.training import checkpoints
 
     for folder in (run, run / runs.SAMPLES, run / checkpoints.FOLDER):
         files.remove_partial(folder)

@@ -5,8 +5,9 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from tfgan_mnist import files, metrics
+from tfgan_mnist import files
 from tfgan_mnist.data import pixels
+from tfgan_mnist.evaluation import metrics
 
 MAX_CLASSES_SHOWN = 20  # side by side on the screen
 

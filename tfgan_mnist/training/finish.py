@@ -5,20 +5,14 @@ from pathlib import Path
 
 import tensorflow as tf
 
-from tfgan_mnist import (
-    checkpoints,
-    curves,
-    evaluation_callback,
-    export,
-    files,
-    protocol,
-    report,
-    runs,
-)
+from tfgan_mnist import files, runs
 from tfgan_mnist.config import Config
 from tfgan_mnist.data import ImageData, Split, pictures, pixels
+from tfgan_mnist.evaluation import curves, protocol, report
+from tfgan_mnist.exports import card, saved_model
 from tfgan_mnist.models.base import INFERENCE_BATCH
 from tfgan_mnist.models.gan import GAN
+from tfgan_mnist.training import checkpoints, evaluation_callback
 
 GIF_MILLISECONDS = 400  # of a grid
 
@@ -92,7 +86,7 @@ def export_model(run: Path, model: GAN, config: Config, resumed: bool) -> None:
     A resumed run may have been killed between the two, so an export of the same weights will do.
     """
     base_path = Path(config.export_root) / config.model
-    version = export.export(model, base_path, export.describe_run(run), unless_there=resumed)
+    version = saved_model.export(model, base_path, card.describe_run(run), unless_there=resumed)
     with files.write_atomically(run / runs.EXPORTED) as partial:
         partial.write_bytes(os.fsencode(str(version)))
     print(f"Exported: {version}")

@@ -10,10 +10,11 @@ import numpy as np
 import tensorflow as tf
 from absl import logging
 
-from tfgan_mnist import build, files, runs, runtime
+from tfgan_mnist import files, runs
 from tfgan_mnist.config import Config
 from tfgan_mnist.errors import UserError
 from tfgan_mnist.models.gan import GAN
+from tfgan_mnist.training import build, runtime
 
 FOLDER = "checkpoints"
 VERSIONS = "versions.json"  # in a checkpoint: TensorFlow and Keras that wrote it

@@ -17,9 +17,9 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from tfgan_mnist import cluster
 from tfgan_mnist.config import Config
 from tfgan_mnist.errors import UserError, WorkerLost
+from tfgan_mnist.training import cluster
 
 # What a collective operation raises when another worker is gone: by type, or by message.
 LOST_ERRORS = (

@@ -7,11 +7,12 @@ from pathlib import Path
 import keras
 import numpy as np
 
-from tfgan_mnist import classifier as classifiers
-from tfgan_mnist import data, metrics, protocol, runs
+from tfgan_mnist import data, runs
 from tfgan_mnist.config import Config
 from tfgan_mnist.data import pixels
 from tfgan_mnist.errors import UserError
+from tfgan_mnist.evaluation import classifier as classifiers
+from tfgan_mnist.evaluation import metrics, protocol
 from tfgan_mnist.models.gan import GAN
 
 NUM = 5000  # held-out images, and samples

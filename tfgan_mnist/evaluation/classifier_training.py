@@ -6,10 +6,10 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from tfgan_mnist import metrics
-from tfgan_mnist.classifier import Classifier, network
 from tfgan_mnist.data import pixels
 from tfgan_mnist.errors import UserError
+from tfgan_mnist.evaluation import metrics
+from tfgan_mnist.evaluation.classifier import Classifier, network
 
 EPOCHS = 10
 BATCH_SIZE = 128

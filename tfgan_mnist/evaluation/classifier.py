@@ -27,7 +27,7 @@ from tfgan_mnist.errors import UserError
 # version only.
 VERSION = "v1"
 
-SHIPPED = Path(__file__).parent / "assets" / "classifier"
+SHIPPED = Path(__file__).parents[1] / "assets" / "classifier"
 WEIGHTS = "weights.npz"
 ABOUT = "about.json"
 

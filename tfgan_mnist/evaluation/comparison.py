@@ -5,9 +5,10 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any, NamedTuple, TypeGuard
 
-from tfgan_mnist import files, report, runs
+from tfgan_mnist import files, runs
 from tfgan_mnist.config import PLACES, Config
 from tfgan_mnist.errors import UserError
+from tfgan_mnist.evaluation import report
 
 TABLE = "comparison.md"
 PICTURE = "comparison.png"

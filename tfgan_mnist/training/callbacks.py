@@ -12,11 +12,14 @@ import numpy as np
 import tensorflow as tf
 from absl import logging
 
-from tfgan_mnist import checkpoints, diagnostics, export, metrics, runs
+from tfgan_mnist import runs
 from tfgan_mnist.data import pictures, pixels
 from tfgan_mnist.errors import Stopped, UserError
-from tfgan_mnist.evaluation_callback import Evaluation
+from tfgan_mnist.evaluation import metrics
+from tfgan_mnist.exports import saved_model
 from tfgan_mnist.models.gan import GAN
+from tfgan_mnist.training import checkpoints, diagnostics
+from tfgan_mnist.training.evaluation_callback import Evaluation
 
 GRID_COLUMNS = 10
 GRID_ROWS = 10  # unconditional, or when there are too many classes for a row each
@@ -242,7 +245,7 @@ class ExportSavedModel(keras.callbacks.Callback):
         self.exported: Path | None = None
 
     def on_train_end(self, logs=None):
-        self.exported = export.export(self.model, self.base_path)
+        self.exported = saved_model.export(self.model, self.base_path)
 
 
 class TensorBoard(keras.callbacks.TensorBoard):

@@ -17,7 +17,6 @@ import numpy as np
 
 from tfgan_mnist.errors import UserError
 
-SUFFIXES = {"onnx": ".onnx", "litert": ".tflite"}
 CARD_KEY = "model_card"
 
 # Format -> what it needs beside the package; setup.py has an extra of the format's name.

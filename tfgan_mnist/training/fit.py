@@ -5,12 +5,13 @@ import functools
 import sys
 from pathlib import Path
 
-from tfgan_mnist import build, callbacks, data, distribution, runs, runtime
+from tfgan_mnist import data, runs
 from tfgan_mnist.config import Config
 from tfgan_mnist.data import order
-from tfgan_mnist.distribution import DistributionContext
-from tfgan_mnist.evaluation_callback import Evaluation
 from tfgan_mnist.models.gan import GAN
+from tfgan_mnist.training import build, callbacks, distribution, runtime
+from tfgan_mnist.training.distribution import DistributionContext
+from tfgan_mnist.training.evaluation_callback import Evaluation
 
 
 def build_model(config: Config, facts: runs.DataFacts, context: DistributionContext) -> GAN:

@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from tfgan_mnist import metrics
+from tfgan_mnist.evaluation import metrics
 
 # Which neighbour gives the radius of a ball, as in the two papers below.
 PRECISION_RECALL_K = 3

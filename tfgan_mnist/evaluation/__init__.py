@@ -1,0 +1,1 @@
+"""How good samples are: metrics, the protocol of an evaluation, classifiers, reports."""

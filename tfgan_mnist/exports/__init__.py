@@ -1,0 +1,1 @@
+"""Exports of a generator: SavedModels for TensorFlow Serving, ONNX and LiteRT files."""

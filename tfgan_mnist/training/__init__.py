@@ -1,0 +1,1 @@
+"""Training a run: devices, model, callbacks, diagnostics, checkpoints, and what follows."""
