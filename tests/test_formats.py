@@ -203,7 +203,7 @@ def test_what_is_not_an_export_is_not_converted(tmp_path, damage, message):
 def test_what_the_command_refuses(tmp_path, monkeypatch, capsys):
     for flags, message in (
         ((f"--saved_model={tmp_path}", "--format=onnx"), "expected the folder of a SavedModel"),
-        ((f"--saved_model={tmp_path}",), "it is one already; expected --format=onnx or litert"),
+        ((f"--saved_model={tmp_path}",), "--format: expected onnx or litert for a --saved_model"),
         ((f"--run={tmp_path}", "--format=tfjs"), "invalid choice: 'tfjs'"),
         ((f"--run={tmp_path}", f"--saved_model={tmp_path}"), "not allowed with argument --run"),
     ):
