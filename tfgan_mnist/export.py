@@ -1,7 +1,7 @@
 """Exports a run's generator: a SavedModel for TensorFlow Serving, or a file of another format.
 
-A number stands for one set of weights: --run takes the next one, --saved_model=saved_models/dcgan/3
-gives a file the version's number, as in saved_models/dcgan/3.onnx.
+A number under `saved_models/dcgan/` stands for one set of weights, `3/`, `3.onnx` and `3.tflite`:
+--run takes the next number, --saved_model=saved_models/dcgan/3 keeps the version's number.
 """
 
 from pathlib import Path
@@ -9,30 +9,32 @@ from pathlib import Path
 from tfgan_mnist import cli
 from tfgan_mnist.config import Config
 from tfgan_mnist.errors import UserError
-from tfgan_mnist.exports import card, formats, saved_model, versions
+from tfgan_mnist.exports import formats, saved_model
+from tfgan_mnist.exports.card import describe_run
+from tfgan_mnist.exports.versions import SUFFIXES, find_version
 
-SAVED_MODEL = "saved_model"  # the format that is a folder; the others are files
+SAVED_MODEL = "saved_model"  # the format that is a folder; the others are those of `formats`
 
 
 def export_run(run: Path, export_root: Path, format_name: str = SAVED_MODEL) -> Path:
-    """Exports what a run has learnt under `export_root/<model>/`; returns where it is.
+    """Exports a run's best checkpoint under `export_root/<model>/`; returns the new path.
 
     Raises:
       UserError: not a run folder, no readable checkpoint in it, or nothing can be written.
     """
-    description = card.describe_run(run)  # before TensorFlow's slow start: is this a run?
+    card = describe_run(run)  # before TensorFlow's slow start, since it checks the run
     cli.start_tensorflow()
     from tfgan_mnist.training import checkpoints
 
     config, model = checkpoints.restore_run(run)
     base_path = export_root / config.model
     if format_name == SAVED_MODEL:
-        return saved_model.export(model, base_path, description)
-    return saved_model.export_file(model, base_path, format_name, description)
+        return saved_model.export(model, base_path, card)
+    return formats.export_file(model, base_path, format_name, card)
 
 
 def main(arguments) -> None:
-    """Turns flags into a call of `export_run` or `convert`."""
+    """Turns flags into a call of `export_run` or `formats.convert`."""
     if arguments.format != SAVED_MODEL:
         formats.expect_packages(arguments.format)
     if arguments.run:
@@ -42,9 +44,9 @@ def main(arguments) -> None:
             "--format: expected onnx or litert for a --saved_model; received saved_model"
         )
     else:
-        version = versions.find_version(Path(arguments.saved_model))
+        version = find_version(Path(arguments.saved_model))
         cli.start_tensorflow()
-        path = saved_model.convert(version, arguments.format)
+        path = formats.convert(version, arguments.format)
     print(f"Exported: {path}")
 
 
@@ -60,7 +62,7 @@ def parser() -> cli.Parser:
     )
     parser.add_argument(
         "--format",
-        choices=[SAVED_MODEL, *versions.SUFFIXES],
+        choices=[SAVED_MODEL, *SUFFIXES],
         default=SAVED_MODEL,
         help="onnx and litert need the extra of that name (default: %(default)s)",
     )

@@ -1,21 +1,26 @@
-"""A generator as one file for other runtimes: ONNX and LiteRT.
+"""Exports a generator as one file for other runtimes: ONNX and LiteRT.
 
 Both take `latents` float32 (B, Z) [, `labels` int32 (B,)] and give `images` float32 (B, H, W, C) in
 [0, 1]. Neither can refuse a request as a SavedModel does: the image of a label that is no class is
 NaN throughout. ONNX takes any B; LiteRT has B = 1, since its browser runtime wants fixed shapes.
 
-The model card travels inside the file, as the metadata `model_card`.
+The model card is inside the file, as the metadata `model_card`.
 """
 
 import importlib.util
 import json
-import tempfile
+import os
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from tfgan_mnist import files
 from tfgan_mnist.errors import UserError
+from tfgan_mnist.exports import card as cards
+from tfgan_mnist.exports import saved_model
+from tfgan_mnist.exports.versions import SUFFIXES, next_number
 
 CARD_KEY = "model_card"
 
@@ -28,40 +33,95 @@ def expect_packages(format_name: str) -> None:
     missing = [name for name in NEEDS[format_name] if importlib.util.find_spec(name) is None]
     if missing:
         raise UserError(
-            f"--format={format_name}: expected the packages {', '.join(NEEDS[format_name])}; "
-            f"missing: {', '.join(missing)}. pip install 'tfgan-mnist[{format_name}]'"
+            f"--format={format_name}: missing packages: {', '.join(missing)}. "
+            f"pip install 'tfgan-mnist[{format_name}]'"
         )
 
 
-def convert(
-    format_name: str,
-    generate: Callable,
-    latent_dim: int,
-    num_classes: int | None,
-    card: dict[str, Any],
-) -> bytes:
-    """The content of a file.
+def export_file(
+    model, base_path: str | os.PathLike, format_name: str, card: dict | None = None
+) -> Path:
+    """Publishes the generator of a `GAN` as the next number under `base_path`, such as `3.onnx`.
 
-    Args:
-      format_name: "onnx" or "litert".
-      generate: latents [, labels] -> {"images": images}, TensorFlow tensors.
-      latent_dim: Z.
-      num_classes: of the labels; None when `generate` takes none.
-      card: the model card. Its signatures are replaced by the file's one.
+    Raises:
+      OSError: nothing can be written there.
+      UserError: the packages of the format are not installed.
+      RuntimeError: the file does not make the images that Keras makes.
+    """
+    model = saved_model.in_float32(model)
+    card = cards.describe_model(model) | (card or {})
+    generate, _ = saved_model.endpoints(model)["serving_default"]
+    content = _content(format_name, generate, card)
+    Path(base_path).mkdir(parents=True, exist_ok=True)
+    while True:
+        path = Path(base_path) / f"{next_number(base_path)}{SUFFIXES[format_name]}"
+        try:
+            path.touch(exist_ok=False)  # reserves the number: only one of two commands succeeds
+            _write(path, content)
+            return path
+        except FileExistsError:
+            continue
+        except BaseException:
+            path.unlink(missing_ok=True)
+            raise
+
+
+def convert(version: Path, format_name: str) -> Path:
+    """Publishes a version in another format beside it: `dcgan/3/` as `dcgan/3.onnx`.
+
+    The file is compared with the version's SavedModel. A SavedModel is code: load only those you
+    trust.
+
+    Raises:
+      OSError, RuntimeError: as `export_file`.
+      UserError: not an export of tfgan_mnist, or the packages of the format are not installed.
     """
     import tensorflow as tf
 
-    batch = 1 if format_name == "litert" else None
-    specs = {"latents": tf.TensorSpec((batch, latent_dim), tf.float32, name="latents")}
+    version = version.resolve()  # a link's file gets the number of the version
+    card = cards.read(version)
+    try:
+        with tf.device("/CPU:0"):
+            loaded = tf.saved_model.load(str(version))
+        generate = loaded.signatures["serving_default"]
+    except Exception as error:  # a damaged file raises errors of any kind
+        reason = str(error).strip().partition("\n")[0]
+        raise UserError(
+            f"{version}: expected an export of tfgan_mnist; received: {reason}"
+        ) from error
+    path = version.with_name(version.name + SUFFIXES[format_name])
+    _write(path, _content(format_name, generate, card))
+    return path
+
+
+def _write(path: Path, content: bytes) -> None:
+    with files.write_atomically(path) as partial:
+        partial.write_bytes(content)
+
+
+def _content(format_name: str, generate: Callable, card: dict[str, Any]) -> bytes:
+    """The content of a file that makes the same images as the signature `generate`.
+
+    The card's signatures are replaced by that of the file.
+    """
+    import tensorflow as tf
+
+    expect_packages(format_name)
+    num_classes, batch = card["num_classes"], 1 if format_name == "litert" else None
+    specs = [tf.TensorSpec((batch, card["latent_dim"]), tf.float32, name="latents")]
+    signature = card["signatures"]["serving_default"]
+    if batch:
+        signature = signature.replace("(B,", "(1,")
     if num_classes:
-        specs["labels"] = tf.TensorSpec((batch,), tf.int32, name="labels")
-    function = tf.function(_without_refusals(generate, num_classes), autograph=False)
-    card = card | {
-        "format": format_name,
-        "signatures": _describe(card["signatures"], num_classes, batch),
-    }
+        specs.append(tf.TensorSpec((batch,), tf.int32, name="labels"))
+        signature += "; NaN for a label that is no class"
+    card = card | {"format": format_name, "signatures": {"serving_default": signature}}
+    function = tf.function(_without_assertion(generate, num_classes), autograph=False)
     write = {"onnx": _onnx, "litert": _litert}[format_name]
-    return write(function, list(specs.values()), json.dumps(card, indent=2))
+    content = write(function, specs, json.dumps(card, indent=2))
+    request = saved_model.request_of(specs, card["latent_dim"], num_classes)
+    saved_model.compare(run(format_name, content, request), generate, request, format_name)
+    return content
 
 
 def run(format_name: str, content: bytes, inputs: dict[str, np.ndarray]) -> np.ndarray:
@@ -70,21 +130,19 @@ def run(format_name: str, content: bytes, inputs: dict[str, np.ndarray]) -> np.n
         import onnxruntime
 
         session = onnxruntime.InferenceSession(content, providers=["CPUExecutionProvider"])
-        (images,) = session.run(["images"], inputs)
-        return images
+        return session.run(["images"], inputs)[0]
     from ai_edge_litert.interpreter import Interpreter
 
     runner = Interpreter(model_content=content).get_signature_runner()
-    rows = range(len(inputs["latents"]))
     one_by_one = [
         runner(**{key: value[row : row + 1] for key, value in inputs.items()})["images"].copy()
-        for row in rows
+        for row in range(len(inputs["latents"]))
     ]
     return np.concatenate(one_by_one)
 
 
-def _without_refusals(generate: Callable, num_classes: int | None) -> Callable:
-    """`generate` with NaN for the images of wrong labels, which its assertion never gets to see."""
+def _without_assertion(generate: Callable, num_classes: int | None) -> Callable:
+    """`generate` with NaN for the images of wrong labels, which its assertion never receives."""
     import tensorflow as tf
 
     if not num_classes:
@@ -98,16 +156,6 @@ def _without_refusals(generate: Callable, num_classes: int | None) -> Callable:
     return images
 
 
-def _describe(
-    signatures: dict[str, str], num_classes: int | None, batch: int | None
-) -> dict[str, str]:
-    signature = signatures["serving_default"]
-    if batch:
-        signature = signature.replace("(B,", f"({batch},")
-    wrong = "; NaN for a label that is no class" if num_classes else ""
-    return {"serving_default": signature + wrong}
-
-
 def _onnx(function, specs: list, card: str) -> bytes:
     import tf2onnx
 
@@ -115,35 +163,28 @@ def _onnx(function, specs: list, card: str) -> bytes:
     model, _ = tf2onnx.convert.from_function(function, specs)
     for tensor in [*model.graph.input, *model.graph.output]:
         tensor.type.tensor_type.shape.dim[0].dim_param = "batch"  # else: "unk__173"
-    entry = model.metadata_props.add()
-    entry.key, entry.value = CARD_KEY, card
+    model.metadata_props.add(key=CARD_KEY, value=card)
     return model.SerializeToString()
 
 
 def _litert(function, specs: list, card: str) -> bytes:
+    import flatbuffers
     import tensorflow as tf
+    from ai_edge_litert import schema_py_generated as schema
     from tensorflow.python.framework import convert_to_constants
 
     concrete = function.get_concrete_function(*specs)
     frozen = convert_to_constants.convert_variables_to_constants_v2(concrete)
+    # The signature of a module gives the file's inputs and output their names.
     module = tf.Module()
     module.generate = tf.function(lambda *inputs: {"images": frozen(*inputs)[0]}, autograph=False)
-    # By way of a SavedModel, whose signature gives the file's inputs and output their names.
-    with tempfile.TemporaryDirectory() as folder:
-        tf.saved_model.save(module, folder, module.generate.get_concrete_function(*specs))
-        content = tf.lite.TFLiteConverter.from_saved_model(folder).convert()
-    return _with_metadata(content, CARD_KEY, card)
-
-
-def _with_metadata(content: bytes, name: str, value: str) -> bytes:
-    """A LiteRT file with an entry among its metadata: a flatbuffer of that file's schema."""
-    import flatbuffers
-    from ai_edge_litert import schema_py_generated as schema
-
+    concrete = module.generate.get_concrete_function(*specs)
+    content = tf.lite.TFLiteConverter.from_concrete_functions([concrete], module).convert()
+    # The card becomes an entry of the file's metadata, in a flatbuffer of its schema.
     model = schema.ModelT.InitFromPackedBuf(content, 0)
     buffer, entry = schema.BufferT(), schema.MetadataT()
-    buffer.data = np.frombuffer(value.encode(), np.uint8)
-    entry.name, entry.buffer = name, len(model.buffers)
+    buffer.data = np.frombuffer(card.encode(), np.uint8)
+    entry.name, entry.buffer = CARD_KEY, len(model.buffers)
     model.buffers.append(buffer)
     model.metadata = [*(model.metadata or []), entry]
     builder = flatbuffers.Builder(len(content))

@@ -1,4 +1,4 @@
-"""Writes a generator as a SavedModel, the next version under its base path, or as a file.
+"""Exports a generator as a SavedModel for TensorFlow Serving.
 
 A SavedModel is a folder, `saved_models/dcgan/3/`: a version under its base path.
 
@@ -6,8 +6,14 @@ saved_model.pb, variables/   the averaged generator in float32
 assets.extra/                requests that a server runs before the version goes live (warm-up)
 model_card.json              what the model is, what it was trained on, how, and how it is called
 
-The other formats are files beside the versions, `saved_models/dcgan/3.onnx` and `3.tflite`, which
-TensorFlow Serving ignores. A number stands for one set of weights.
+Its signatures, with labels for conditional models only; every tensor has the batch B in front:
+
+serving_default   latents (B, Z) float32 [, labels (B,) int32] -> images (B, H, W, C) float32
+sample            seed (B,) int32 [, labels (B,) int32]        -> images (B, H, W, C) float32
+png               seed (B,) int32 [, labels (B,) int32]        -> png_bytes (B,) string, PNG files
+
+Images are in [0, 1]. Each row of `sample` and `png` draws its latent from its own seed, so that the
+same request has the same answer on every replica and after every restart.
 """
 
 import contextlib
@@ -16,273 +22,204 @@ import json
 import os
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
 from tfgan_mnist import files
 from tfgan_mnist.errors import UserError
-from tfgan_mnist.exports import card as cards
-from tfgan_mnist.exports import formats, signatures, versions, warmup
+from tfgan_mnist.exports import warmup
+from tfgan_mnist.exports.card import CARD, describe_model
+from tfgan_mnist.exports.versions import next_number, versions
+from tfgan_mnist.models import latents
 
-if TYPE_CHECKING:
-    from tfgan_mnist.models.gan import GAN
-
-CHECKED_ROWS = 16
-WARMUP_ROWS = 4
-TAKEN = (errno.EEXIST, errno.ENOTEMPTY, errno.ENOTDIR)  # of renaming a folder to a name in use
+ROWS = 16  # of the requests that check an export and warm up a server
 TOLERANCE = 1e-5  # of images in [0, 1], between Keras and what was written
+TAKEN = (errno.EEXIST, errno.ENOTEMPTY, errno.ENOTDIR)  # of renaming a folder to a name in use
 
 
 def export(
-    model: "GAN",
-    base_path: str | os.PathLike,
-    card: dict[str, Any] | None = None,
-    unless_there: bool = False,
+    model, base_path: str | os.PathLike, card: dict | None = None, unless_there: bool = False
 ) -> Path:
     """Publishes the generator of `model` as the next version under `base_path`.
 
-    What was written is run and compared with Keras before it gets its name; until then, and after
-    any failure, there is nothing that a server could take for a version.
+    The export is run and compared with Keras before it gets its name, so that a server sees only
+    complete versions, and none after a failure.
 
     Args:
-      model: in any precision, compiled or not; it is left as it is.
-      base_path: folder of the versions, such as `saved_models/dcgan`. It is created.
-      card: what the model card tells beside what the model itself shows; see `card.describe_run`.
-      unless_there: a version of the same weights, data and configuration is returned if there is
-        one, made by the same versions of everything.
-
-    Returns:
-      The folder of the new version: one above the highest so far, 1 at first.
+      model: a `GAN` in any precision, compiled or not; it stays as it is.
+      base_path: folder of the versions, such as `saved_models/dcgan`.
+      card: entries of the model card beside those that follow from the model; see `describe_run`.
+      unless_there: returns an existing version of the same weights, data and configuration, made
+        by the same versions of the packages, if there is one.
 
     Raises:
       OSError, UserError: nothing can be written there.
-      RuntimeError: what was written does not make the images that Keras makes.
+      RuntimeError: the export does not make the images that Keras makes.
     """
-    import tensorflow as tf
-
-    # On the CPU, whose arithmetic is the reference: a GPU rounds convolutions to 10 bits (TF32).
-    with tf.device("/CPU:0"):
-        model = _in_float32(model)
-    card = cards.describe(model) | (card or {})
-    if unless_there and (found := _made_of_the_same(Path(base_path), card)):
+    model = in_float32(model)
+    card = describe_model(model) | (card or {})
+    if unless_there and (found := _find_same(Path(base_path), card)):
         return found
-    number = versions.next_number(base_path)
     while True:
+        number = next_number(base_path)
         path = Path(base_path) / str(number)
         try:
             with files.write_atomically(path) as partial:
                 _write(model, partial, card)
-                if versions.next_number(base_path) > number:
+                if next_number(base_path) > number:
                     raise FileExistsError(errno.EEXIST, "another command took the number", path)
             return path
         except OSError as error:
-            # What fails after the renaming, as of the disk, is no taken number though it is taken.
-            in_use = os.path.lexists(path) or versions.next_number(base_path) > number
-            if error.errno not in TAKEN or not in_use:
+            if error.errno not in TAKEN or next_number(base_path) == number:
                 raise
-            number = max(number + 1, versions.next_number(base_path))
 
 
-def _made_of_the_same(base_path: Path, card: dict[str, Any]) -> Path | None:
-    """A version whose card says the same of all that an export follows from."""
+def _find_same(base_path: Path, card: dict[str, Any]) -> Path | None:
+    """The newest version whose card has the same weights, configuration, data and packages."""
     keys = ("weights", "config", "data", "versions")
     expected = json.loads(json.dumps({key: card.get(key) for key in keys}))  # lists for tuples
-    for _, version in sorted(versions.versions(base_path).items(), reverse=True):
+    for _, version in sorted(versions(base_path).items(), reverse=True):
         with contextlib.suppress(OSError, UserError):
-            other = files.read_json(version / cards.CARD)
+            other = files.read_json(version / CARD)
             if {key: other.get(key) for key in keys} == expected:
                 return version
     return None
 
 
-def export_file(
-    model: "GAN",
-    base_path: str | os.PathLike,
-    format_name: str,
-    card: dict[str, Any] | None = None,
-) -> Path:
-    """Publishes the generator of `model` as the next number under `base_path`, `3.onnx` say.
-
-    Like `export`, but as one file of a format of `tfgan_mnist.formats`.
-
-    Raises:
-      OSError: nothing can be written there.
-      UserError: the packages of the format are not installed.
-      RuntimeError: the file does not make the images that Keras makes.
-    """
-    import tensorflow as tf
-
-    with tf.device("/CPU:0"):
-        model = _in_float32(model)
-    card = cards.describe(model) | (card or {})
-    generate, _ = signatures.endpoints(model)["serving_default"]
-    content = _file_content(format_name, generate, card)
-    Path(base_path).mkdir(parents=True, exist_ok=True)
-    suffix = versions.SUFFIXES[format_name]
-    while True:
-        path = Path(base_path) / f"{versions.next_number(base_path)}{suffix}"
-        try:
-            path.touch(exist_ok=False)  # takes the number: of two commands, one gets it
-            break
-        except FileExistsError:
-            continue
-    try:
-        return _publish_file(path, content)
-    except BaseException:
-        path.unlink(missing_ok=True)
-        raise
-
-
-def convert(version: Path, format_name: str) -> Path:
-    """Publishes a version in another format beside it: `dcgan/3/` as `dcgan/3.onnx`.
-
-    The file is compared with the version's SavedModel, as that one was with Keras.
-
-    Raises:
-      OSError, RuntimeError: as `export_file`.
-      UserError: no export of tfgan_mnist, or the packages of the format are not installed.
-    """
-    import tensorflow as tf
-
-    version = version.resolve()  # the number of a link is that of what it points to
-    card = cards.read(version)
-    try:
-        with tf.device("/CPU:0"):
-            loaded = tf.saved_model.load(str(version))
-        generate = loaded.signatures["serving_default"]
-    except Exception as error:  # a damaged file raises whatever it comes to
-        reason = str(error).strip().partition("\n")[0]
-        raise UserError(
-            f"{version}: expected an export of tfgan_mnist; received: {reason}"
-        ) from error
-    path = version.with_name(version.name + versions.SUFFIXES[format_name])
-    return _publish_file(path, _file_content(format_name, generate, card))
-
-
-def _file_content(format_name: str, generate: Callable, card: dict[str, Any]) -> bytes:
-    """A file that makes the images that `generate` makes."""
-    formats.expect_packages(format_name)
-    latent_dim, num_classes = card["latent_dim"], card["num_classes"]
-    content = formats.convert(format_name, generate, latent_dim, num_classes, card)
-    request = signatures.request(latent_dim, num_classes, ["latents", "labels"], CHECKED_ROWS)
-    _compare(formats.run(format_name, content, request), _by_keras(generate, request), format_name)
-    return content
-
-
-def _publish_file(path: Path, content: bytes) -> Path:
-    with files.write_atomically(path) as partial:
-        partial.write_bytes(content)
-    return path
-
-
-def _write(model: "GAN", folder: Path, card: dict[str, Any]) -> None:
+def _write(model, folder: Path, card: dict[str, Any]) -> None:
     """Writes a version to `folder` and checks it."""
     import keras
     import tensorflow as tf
 
+    from tfgan_mnist.exports.session import SavedModel
+
     folder.mkdir()
-    endpoints = signatures.endpoints(model)
-    # `track(model.generator)` would store the weights a second time; what the endpoints use is
-    # found without it.
-    archive = keras.export.ExportArchive()
-    for name, (endpoint, inputs) in endpoints.items():
-        archive.add_endpoint(name, endpoint, inputs)
+    signatures, requests = endpoints(model), {}
+    archive = keras.export.ExportArchive()  # its `track` would store the weights a second time
+    for name, (endpoint, specs) in signatures.items():
+        archive.add_endpoint(name, endpoint, specs)
+        requests[name] = request_of(specs, model.latent_dim, model.num_classes)
     try:
         archive.write_out(folder, verbose=False)
-        _write_warmup(folder, signatures.requests(model, endpoints, WARMUP_ROWS))
+        path = folder / warmup.FILE  # a server's first calls are slow
+        path.parent.mkdir()
+        with tf.io.TFRecordWriter(str(path)) as writer:
+            for name, request in requests.items():
+                writer.write(warmup.record(name, request))
     except tf.errors.OpError as error:
-        # After the names of operations and temporary files, before that of the operation again.
+        # The reason stands between the names of temporary files and that of the operation.
         reason = error.message.rpartition(";")[2].partition("[Op:")[0].strip()
         raise UserError(f"{folder.parent}: cannot write an export: {reason}") from error
-    _check(model, folder, endpoints)
-    (folder / cards.CARD).write_text(json.dumps(card, indent=2) + "\n")
+    with contextlib.closing(SavedModel(folder, on_cpu=True)) as saved:
+        for name, (endpoint, _) in signatures.items():
+            outputs = saved.run(name, requests[name], tuple(saved.signatures[name].outputs))
+            # Where Keras rounds a pixel up, the export may just round it down.
+            tolerance = TOLERANCE + (1 / 255 if name == "png" else 0)
+            compare(_images(outputs), endpoint, requests[name], f"signature {name!r}", tolerance)
+    (folder / CARD).write_text(json.dumps(card, indent=2) + "\n")
 
 
-def _write_warmup(folder: Path, requests: dict[str, dict]) -> None:
-    """Writes what a server is to run before the version goes live: its first calls are slow."""
-    import tensorflow as tf
+def in_float32(model):
+    """A copy of a `GAN` that generates in float32, on the CPU.
 
-    path = folder / warmup.FILE
-    path.parent.mkdir()
-    with tf.io.TFRecordWriter(str(path)) as writer:
-        for name, request in requests.items():
-            writer.write(warmup.record(name, request))
-
-
-def _in_float32(model: "GAN") -> "GAN":
-    """A copy of `model` that generates in float32 with the averaged weights.
-
-    Half precision is slower on a CPU, and TensorFlow Serving cannot write it as JSON. It is a
-    matter of every layer, so that a cast of the output would not do.
+    Half precision is slower on a CPU, and TensorFlow Serving cannot write it as JSON. A GPU rounds
+    the operands of convolutions to 10 bits (TF32).
 
     Raises:
       UserError: a weight is NaN or infinite.
     """
-    copy = type(model).from_config(_with_float32_policies(model.get_config()))
+    import tensorflow as tf
+
     weights = model.averaged_generator.get_weights()
     if not all(np.isfinite(weight).all() for weight in weights):
         raise UserError("the generator has weights that are NaN or infinite; expected finite ones")
-    copy.averaged_generator.set_weights(weights)
+    with tf.device("/CPU:0"):
+        config = json.dumps(model.get_config())
+        copy = type(model).from_config(json.loads(config, object_hook=_with_float32))
+        copy.averaged_generator.set_weights(weights)
     return copy
 
 
-def _with_float32_policies(config):
-    """A Keras configuration with "float32" for every dtype policy in it."""
-    if isinstance(config, dict):
-        if config.get("class_name") == "DTypePolicy":
-            return config | {"config": {"name": "float32"}}
-        return {key: _with_float32_policies(value) for key, value in config.items()}
-    if isinstance(config, list | tuple):
-        return type(config)(_with_float32_policies(item) for item in config)
-    return config
+def _with_float32(config: dict) -> dict:
+    """The configuration of a Keras object, "float32" where it is a dtype policy."""
+    is_policy = config.get("class_name") == "DTypePolicy"
+    return config | {"config": {"name": "float32"}} if is_policy else config
 
 
-def _check(model: "GAN", folder: Path, endpoints: dict[str, tuple]) -> None:
-    """Runs every signature in `folder` as TensorFlow Serving does, and compares it with Keras.
+def endpoints(model) -> dict[str, tuple]:
+    """Signature name -> (function, specifications of its inputs), of a `GAN`."""
+    import tensorflow as tf
 
-    Raises:
-      RuntimeError: images differ by more than TOLERANCE, or are NaN.
-    """
-    requests = signatures.requests(model, endpoints, CHECKED_ROWS)
-    answers = _serve(folder, requests)
-    for name, (endpoint, _) in endpoints.items():
-        # Where Keras's pixel is rounded up, the other may just be rounded down.
-        tolerance = TOLERANCE + (1 / 255 if name == "png" else 0)
-        expected = _by_keras(endpoint, requests[name])
-        _compare(_images(answers[name]), expected, f"signature {name!r}", tolerance)
+    def serving_default(latents, labels=None):
+        if model.num_classes:
+            labels = expect_classes(labels)
+        images = model.generate(latents, labels, training=False)  # (B, H, W, C) in [-1, 1]
+        return {"images": (images + 1.0) / 2.0}
+
+    def sample(seed, labels=None):
+        return serving_default(draw(seed), labels)
+
+    def png(seed, labels=None):
+        images = sample(seed, labels)["images"]
+        pixels = tf.saturate_cast(tf.round(255.0 * images), tf.uint8)
+        return {"png_bytes": tf.io.encode_png(pixels)}
+
+    def draw(seed):
+        """(B,) -> latents (B, Z) from N(0, 1), each row a function of its own seed."""
+        # The algorithm is named because the default one depends on the device.
+        return tf.map_fn(
+            lambda one: tf.random.stateless_normal(
+                [model.latent_dim], seed=tf.stack([one, 0]), alg="philox"
+            ),
+            seed,
+            fn_output_signature=tf.TensorSpec([model.latent_dim], tf.float32),
+        )
+
+    def expect_classes(labels):
+        """Labels (B,) as they are; the request fails when one is not a class.
+
+        An embedding would take -1 for the last class, and a one-hot of it is no class at all.
+        """
+        is_class = (labels >= 0) & (labels < model.num_classes)
+        message = f"labels: expected 0..{model.num_classes - 1}; received"
+        data = [message, tf.boolean_mask(labels, ~is_class)]
+        check = tf.debugging.Assert(tf.reduce_all(is_class), data, summarize=10)
+        with tf.control_dependencies([check]):
+            return tf.identity(labels)
+
+    of_latents = [tf.TensorSpec((None, model.latent_dim), tf.float32, name="latents")]
+    of_seed = [tf.TensorSpec((None,), tf.int32, name="seed")]
+    of_labels = [tf.TensorSpec((None,), tf.int32, name="labels")] if model.num_classes else []
+    return {
+        "serving_default": (serving_default, of_latents + of_labels),
+        "sample": (sample, of_seed + of_labels),
+        "png": (png, of_seed + of_labels),
+    }
 
 
-def _by_keras(endpoint: Callable, request: dict[str, np.ndarray]) -> np.ndarray:
-    """The images that an endpoint makes when TensorFlow runs it on the CPU."""
+def request_of(specs: list, latent_dim: int, num_classes: int | None) -> dict[str, np.ndarray]:
+    """Inputs by name: latents (ROWS, Z), seeds (ROWS,), labels (ROWS,), those in `specs`."""
+    rows = np.arange(ROWS, dtype=np.int32)
+    values = {"latents": latents.draw(ROWS, latent_dim, seed=0), "seed": rows}
+    values["labels"] = rows % (num_classes or 1)
+    return {spec.name: values[spec.name] for spec in specs}
+
+
+def compare(
+    images: np.ndarray, generate: Callable, request: dict, what: str, tolerance: float = TOLERANCE
+) -> None:
+    """Raises RuntimeError unless images in [0, 1] are those of `generate(**request)` on the CPU."""
     import tensorflow as tf
 
     with tf.device("/CPU:0"):
-        return _images(endpoint(**{key: tf.constant(value) for key, value in request.items()}))
-
-
-def _compare(images: np.ndarray, expected: np.ndarray, what: str, tolerance=TOLERANCE) -> None:
-    """Raises RuntimeError when images differ from Keras's by more than `tolerance`, or are NaN."""
-    difference = np.abs(images - expected).max()
+        outputs = generate(**{key: tf.constant(value) for key, value in request.items()})
+    difference = np.abs(images - _images(outputs)).max()
     if not difference <= tolerance:  # written so that NaN fails too
         raise RuntimeError(
             f"{what}: expected the images that Keras makes, in [0, 1] and to within "
             f"{tolerance:.1g}; they differ by {difference:.1g}. Nothing was published."
         )
-
-
-def _serve(folder: Path, requests: dict[str, dict]) -> dict[str, dict]:
-    """Signature name -> inputs by name, to signature name -> outputs by name, as a server runs it.
-
-    `tf.saved_model.load` reads another part of the file, and accepts exports that cannot be served.
-    """
-    from tfgan_mnist.exports.session import SavedModel
-
-    with contextlib.closing(SavedModel(folder, on_cpu=True)) as saved:
-        return {
-            name: saved.run(name, request, tuple(saved.signatures[name].outputs))
-            for name, request in requests.items()
-        }
 
 
 def _images(outputs: dict) -> np.ndarray:

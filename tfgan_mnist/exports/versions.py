@@ -1,6 +1,11 @@
-"""The numbers of exports: folders of versions, and files of other formats beside them."""
+"""The numbered versions of a model under its base path, `saved_models/dcgan/`.
+
+`3/` is a SavedModel, which TensorFlow Serving finds by its number. `3.onnx` and `3.tflite`, which
+it ignores, hold the same weights in other formats.
+"""
 
 import os
+from collections.abc import Iterator
 from pathlib import Path
 
 from tfgan_mnist.errors import UserError
@@ -9,20 +14,14 @@ SUFFIXES = {"onnx": ".onnx", "litert": ".tflite"}  # of the formats that are fil
 
 
 def versions(base_path: Path) -> dict[int, Path]:
-    """Number -> folder of the versions under `base_path`; `00000123` is 123. None: no folder."""
-    if not base_path.is_dir():
-        return {}
-    numbered = (path for path in base_path.iterdir() if path.name.isascii() and path.name.isdigit())
-    found = {int(path.name): path for path in sorted(numbered) if path.is_dir()}
-    return {number: path for number, path in found.items() if number < 2**63}
+    """Number -> folder of the versions under `base_path`; `00000123` is 123."""
+    found = sorted(_numbered(base_path))
+    return {number: path for number, path in found if path.is_dir() and not path.suffix}
 
 
 def next_number(base_path: str | os.PathLike) -> int:
-    """One above the highest version, or file of another format, under `base_path`; 1 at first."""
-    suffixes = SUFFIXES.values()
-    found = [path for suffix in suffixes for path in Path(base_path).glob(f"*{suffix}")]
-    files_ = [int(path.stem) for path in found if path.stem.isascii() and path.stem.isdigit()]
-    return 1 + max([*versions(Path(base_path)), *files_], default=0)
+    """One above the highest number in use under `base_path`; 1 at first."""
+    return 1 + max((number for number, _ in _numbered(Path(base_path))), default=0)
 
 
 def find_version(path: Path) -> Path:
@@ -38,3 +37,11 @@ def find_version(path: Path) -> Path:
             "python -m tfgan_mnist.export makes them from runs"
         )
     return found[max(found)]
+
+
+def _numbered(base_path: Path) -> Iterator[tuple[int, Path]]:
+    """(number, path) of all that has a number as its name, with or without one of SUFFIXES."""
+    for path in base_path.iterdir() if base_path.is_dir() else ():
+        is_number = path.stem.isascii() and path.stem.isdigit() and int(path.stem) < 2**63
+        if is_number and path.suffix in ("", *SUFFIXES.values()):
+            yield int(path.stem), path
