@@ -1,6 +1,7 @@
 """The three models: their networks, what they accept, and what a Keras user does with them."""
 
 import copy
+import random
 import threading
 
 import keras
@@ -65,6 +66,16 @@ def test_default_networks_fit_other_images_and_classes():
     assert letters.sample(letters.latents(2), [0, 25]).shape == (2, 28, 28, 1)
     own = CDCGAN(cdcgan.cdcgan_generator(num_classes=5), image_shape=(28, 28, 1))
     assert own.num_classes == 5
+
+
+def test_the_seed_alone_determines_the_first_weights():
+    first, other = DCGAN(seed=3), DCGAN(seed=4)
+    random.random()
+    before = random.getstate()
+    again = DCGAN(seed=3)
+    assert random.getstate() == before
+    assert not changed(first.get_weights(), again.get_weights())
+    assert changed(first.generator.get_weights(), other.generator.get_weights())
 
 
 def test_the_papers_network_at_64_pixels():

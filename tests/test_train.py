@@ -3,6 +3,7 @@
 import csv
 import json
 import os
+import random
 import re
 import shutil
 import signal
@@ -273,6 +274,20 @@ def test_a_grid_has_a_row_per_class_and_the_same_latents_in_each(num_classes, ro
     np.testing.assert_array_equal(latents, np.arange(10)[None].repeat(rows, 0))
     shown = np.linspace(0, num_classes - 1, rows).round()
     np.testing.assert_array_equal(labels, shown[:, None].repeat(10, 1))
+
+
+def test_what_the_process_drew_before_does_not_matter(flags, tmp_path, mnist, monkeypatch):
+    """As where data are prepared first, which moves Python's random state."""
+    for drawn in (0, 5):
+
+        def load(*arguments, drawn=drawn):
+            [random.random() for _ in range(drawn)]
+            np.random.rand(drawn)  # noqa: NPY002
+            return mnist
+
+        monkeypatch.setattr(data, "load", load)
+        run_train([*flags("dcgan", epochs=1), f"--run={tmp_path / str(drawn)}"])
+    checkpoint_values.assert_same(tmp_path / "0", tmp_path / "5")
 
 
 def test_resume_refuses_to_become_another_run(flags, tmp_path):

@@ -37,7 +37,8 @@ class AdversarialModel(keras.Model):
         Default: the recipe's.
       image_shape: (H, W, C) of default networks. Default: that of the other network, or 28x28x1.
       ema: decay of the moving average once it is warmed up; 0: the average is the last weights.
-      seed: determines, together with `global_step`, every latent that training draws.
+      seed: determines the first weights of default networks and, together with `global_step`,
+        every latent that training draws.
 
     Raises:
       ValueError: the networks do not fit each other, or the discriminator does not end in logits.
@@ -58,8 +59,9 @@ class AdversarialModel(keras.Model):
         if not 0 <= ema < 1:
             raise ValueError(f"ema: expected 0 <= ema < 1; received {ema}")
         image_shape = networks.image_shape_of(generator, discriminator, image_shape)
-        self.generator = generator or self.default_generator(image_shape)
-        self.discriminator = discriminator or self.default_discriminator(image_shape)
+        with networks.seeded(seed):
+            self.generator = generator or self.default_generator(image_shape)
+            self.discriminator = discriminator or self.default_discriminator(image_shape)
         networks.check(self.generator, self.discriminator, self.num_classes)
         self.averaged_generator = networks.clone(self.generator)
         self.averaged_generator.trainable = False

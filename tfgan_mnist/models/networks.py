@@ -1,6 +1,8 @@
 """What networks must be, to be trained against each other."""
 
-from collections.abc import Sequence
+import contextlib
+import random
+from collections.abc import Iterator, Sequence
 
 import keras
 
@@ -19,6 +21,20 @@ def has_batch_norm(network: keras.Model) -> bool:
     """Whether images of a batch have an influence on each other's outputs in training."""
     kinds = (keras.layers.BatchNormalization,)
     return any(isinstance(layer, kinds) for layer in all_layers(network))
+
+
+@contextlib.contextmanager
+def seeded(seed: int) -> Iterator[None]:
+    """Networks that are built inside have weights that follow from the seed alone.
+
+    Keras draws the seeds of its initialisers and dropouts from Python's global random state.
+    """
+    state = random.getstate()
+    random.seed(seed)
+    try:
+        yield
+    finally:
+        random.setstate(state)
 
 
 def clone(network: keras.Model) -> keras.Model:

@@ -8,6 +8,7 @@ from pathlib import Path
 from tfgan_mnist import data, runs
 from tfgan_mnist.config import Config
 from tfgan_mnist.data import order
+from tfgan_mnist.models import networks
 from tfgan_mnist.models.gan import GAN
 from tfgan_mnist.training import build, callbacks, distribution, runtime
 from tfgan_mnist.training.distribution import DistributionContext
@@ -17,7 +18,7 @@ from tfgan_mnist.training.evaluation_callback import Evaluation
 def build_model(config: Config, facts: runs.DataFacts, context: DistributionContext) -> GAN:
     """The compiled model on the devices of `context`."""
     xla = runtime.use_xla() and context.num_replicas == 1  # it compiles for one device
-    with context.strategy.scope():
+    with context.strategy.scope(), networks.seeded(config.seed):
         model = build.build(config, facts.image_shape, facts.num_classes, xla)
     if context.is_chief:
         print(
