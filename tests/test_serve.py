@@ -229,7 +229,7 @@ def test_the_smoke_command_fails_where_the_contract_is_broken(server, monkeypatc
     monkeypatch.setattr(sys, "argv", ["smoke", "--url", server.rest_url, "--model", "gan"])
     broken = smoke.Case("broken", "GET", "/v1/models/gan", None, 200, "no error")
     other = broken._replace(name="other", expected=lambda answer: answer["predictions"])
-    monkeypatch.setattr(smoke, "_of_values", lambda *_: [broken, other])
+    monkeypatch.setattr(smoke, "cases", lambda *_: [broken, other])
     assert smoke.main() == 1
     *lines, summary = [
         line for line in capsys.readouterr().out.splitlines() if not line.startswith("pass")
