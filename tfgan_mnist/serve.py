@@ -14,8 +14,7 @@ from typing import TYPE_CHECKING
 
 from tfgan_mnist import cli
 from tfgan_mnist.errors import UserError
-from tfgan_mnist.serving import settings as choices
-from tfgan_mnist.serving.settings import ServerConfig
+from tfgan_mnist.serving.settings import ServerConfig, add_flags
 
 if TYPE_CHECKING:
     from tfgan_mnist.serving.server import Server
@@ -30,9 +29,8 @@ def start(config: ServerConfig, free_ports: bool = False) -> "Server":
     try:
         from tfgan_mnist.serving.server import Server
     except ModuleNotFoundError as error:
-        raise UserError(
-            f"serving needs {error.name}, which is not installed: pip install 'tfgan-mnist[serve]'"
-        ) from error
+        message = f"serving needs {error.name}: pip install 'tfgan-mnist[serve]'"
+        raise UserError(message) from error
     return Server(config, free_ports)
 
 
@@ -42,8 +40,7 @@ def main(arguments) -> None:
     log.addHandler(logging.StreamHandler())  # absl's is for TensorFlow's own
     log.setLevel(logging.INFO)
     log.propagate = False
-    # Before models are loaded, so that an early signal is not lost.
-    stopped = threading.Event()
+    stopped = threading.Event()  # before models are loaded, so that an early signal is not lost
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: stopped.set())
     cli.start_tensorflow()
@@ -60,7 +57,7 @@ def main(arguments) -> None:
 
 def parser() -> cli.Parser:
     parser = cli.Parser("serve", __doc__.partition("\n")[0])
-    choices.add_flags(parser)
+    add_flags(parser)
     return parser
 
 

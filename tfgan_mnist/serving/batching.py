@@ -1,4 +1,7 @@
-"""Requests that arrive together run together: one batch costs little more than one request."""
+"""Concurrent requests run together: one batch costs little more than one request.
+
+TensorFlow's own batch function is not used: with it a bad row would fail its neighbours.
+"""
 
 import collections
 import threading
@@ -20,17 +23,17 @@ class _Task(NamedTuple):
     inputs: Tensors
     outputs: tuple[str, ...]
     rows: int
-    kind: object  # tasks with equal kinds can share a batch
+    kind: object  # tasks of equal kinds can share a batch
     future: Future
     submitted: float  # time.monotonic()
 
 
 class Batcher:
-    """Runs requests of one signature, those that wait at the same time together.
+    """Runs requests of one signature; those that wait at the same time run together.
 
     Args:
-      run: (inputs, names of outputs) -> outputs. It is called by several threads at a time.
-      bounds: of batches and of the queue; None: every request runs alone, of as many rows at most.
+      run: (inputs, names of outputs) -> outputs. Several threads call it at a time.
+      bounds: of batches and of the queue; None: every request runs alone.
       name: of the threads.
     """
 
@@ -39,7 +42,6 @@ class Batcher:
         self._batches = bounds is not None
         self._bounds = bounds or Bounds()
         self._waiting: collections.deque[_Task] = collections.deque()
-        self._rows_waiting = 0
         self._closing = False
         self._changed = threading.Condition()
         self._threads = [
@@ -50,7 +52,7 @@ class Batcher:
             thread.start()
 
     def submit(self, inputs: Tensors, outputs: tuple[str, ...]) -> Future:
-        """A future of the outputs by name. A request that is cancelled before its turn never runs.
+        """A future of the outputs by name. A request cancelled before its turn never runs.
 
         Raises:
           RequestError: too many rows, or too many requests wait.
@@ -59,30 +61,30 @@ class Batcher:
         rows = _rows(inputs)
         if rows is not None and rows > limit:
             raise invalid(f"Task size {rows} is larger than maximum input batch size {limit}")
-        kind: object = object()  # like no other
+        kind: object = object()  # equal to no other
         if self._batches and rows:
             kind = (outputs, tuple((name, inputs[name].shape[1:]) for name in sorted(inputs)))
         task = _Task(inputs, outputs, max(rows or 0, 1), kind, Future(), time.monotonic())
         with self._changed:
             if self._closing:
                 raise RequestError("UNAVAILABLE", "The model is being unloaded")
-            if self._rows_waiting + task.rows > limit * self._bounds.max_enqueued_batches:
-                raise RequestError(
-                    "UNAVAILABLE",
-                    "The batch scheduling queue to which this task was submitted is full",
-                )
+            if self._rows_waiting() + task.rows > limit * self._bounds.max_enqueued_batches:
+                message = "The batch scheduling queue to which this task was submitted is full"
+                raise RequestError("UNAVAILABLE", message)
             self._waiting.append(task)
-            self._rows_waiting += task.rows
             self._changed.notify()
         return task.future
 
     def close(self) -> None:
-        """Ends when all that was submitted has run."""
+        """Returns when all submitted requests have run."""
         with self._changed:
             self._closing = True
             self._changed.notify_all()
         for thread in self._threads:
             thread.join()
+
+    def _rows_waiting(self) -> int:
+        return sum(task.rows for task in self._waiting)
 
     def _work(self) -> None:
         while batch := self._next_batch():
@@ -91,38 +93,32 @@ class Batcher:
                 self._execute(tasks)
 
     def _next_batch(self) -> list[_Task]:
-        """The first task that waits and those that can join it; empty when there is no more."""
+        """The first waiting task and those that fit beside it; empty after `close`."""
+        limit = self._bounds.max_batch_size
         with self._changed:
-            while True:
-                while not self._waiting:
-                    if self._closing:
-                        return []
-                    self._changed.wait()
-                first = self._waiting[0]
-                starts = first.submitted + self._bounds.batch_timeout_micros / 1e6
-                seconds = starts - time.monotonic()
-                full = self._rows_waiting >= self._bounds.max_batch_size
-                if seconds <= 0 or full or self._closing:
-                    break
+            while not self._closing:
+                seconds = None  # until something is submitted
+                if self._waiting:
+                    start = self._waiting[0].submitted + self._bounds.batch_timeout_micros / 1e6
+                    seconds = start - time.monotonic()
+                    if seconds <= 0 or self._rows_waiting() >= limit:
+                        break
                 self._changed.wait(seconds)
             batch: list[_Task] = []
             rows, left = 0, collections.deque[_Task]()
-            while self._waiting:
-                task = self._waiting.popleft()
-                fits = rows + task.rows <= self._bounds.max_batch_size
-                if not batch or (task.kind == first.kind and fits):
+            for task in self._waiting:
+                if not batch or (task.kind == batch[0].kind and rows + task.rows <= limit):
                     batch.append(task)
                     rows += task.rows
                 else:
                     left.append(task)
             self._waiting = left
-            self._rows_waiting -= rows
             if left:
                 self._changed.notify()
             return batch
 
     def _execute(self, tasks: list[_Task]) -> None:
-        """Runs a batch; when it fails, each request of it alone, as only one may be at fault."""
+        """Runs a batch; if it fails, each of its requests alone, as only one may be wrong."""
         try:
             answers = self._run_together(tasks)
         except Exception as error:
@@ -141,26 +137,22 @@ class Batcher:
         if len(tasks) == 1 and not (sizes and _rows(first.inputs)):
             return [self._run(first.inputs, first.outputs)]
         total = sum(task.rows for task in tasks)
-        padding = next((size for size in sizes if size >= total), total) - total
-        # The first row again, as it is known to be of the right kind.
-        inputs = {
-            name: np.concatenate(
-                [task.inputs[name] for task in tasks] + [first.inputs[name][:1]] * padding
-            )
-            for name in first.inputs
-        }
+        size = next((size for size in sizes if size >= total), total)
+        # The padding repeats the first row, which has the right type.
+        inputs = {}
+        for name in first.inputs:
+            arrays = [task.inputs[name] for task in tasks]
+            inputs[name] = np.concatenate(arrays + [arrays[0][:1]] * (size - total))
         outputs = self._run(inputs, first.outputs)
         for name, array in outputs.items():
-            if array.ndim == 0 or len(array) != total + padding:
-                raise RequestError(
-                    "FAILED_PRECONDITION",
-                    f"Batched output tensor {name} does not equal the sum of the batch sizes",
-                )
+            if array.ndim == 0 or len(array) != size:
+                message = f"Batched output tensor {name} does not equal the sum of the batch sizes"
+                raise RequestError("FAILED_PRECONDITION", message)
         answers, start = [], 0
         for task in tasks:
-            rows = slice(start, start + task.rows)
-            answers.append({name: array[rows] for name, array in outputs.items()})
-            start += task.rows
+            end = start + task.rows
+            answers.append({name: array[start:end] for name, array in outputs.items()})
+            start = end
         return answers
 
 

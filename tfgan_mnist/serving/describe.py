@@ -1,4 +1,4 @@
-"""What a server tells of its models: the state of their versions, and their signatures."""
+"""Descriptions of models: the states of their versions, and their signatures."""
 
 from typing import Any
 
@@ -14,33 +14,26 @@ def status(versions: list[Version]) -> Any:
     for version in versions:
         entry = response.model_version_status.add(version=version.number, state=version.state.value)
         entry.status.error_message = version.error
-        # StatusProto's codes are those of google.rpc.Code.
-        entry.status.error_code = 2 if version.error else 0
+        entry.status.error_code = 2 if version.error else 0  # google.rpc.Code: UNKNOWN, OK
     return response
 
 
 def signatures(version: Version) -> Any:
     """A SignatureDefMap."""
-    answer = get_model_metadata_pb2.SignatureDefMap()
-    for name, signature in version.signatures.items():
-        answer.signature_def[name].CopyFrom(signature)
-    return answer
+    return get_model_metadata_pb2.SignatureDefMap(signature_def=version.signatures)
 
 
 def metadata(version: Version) -> dict[str, Any]:
-    """What REST answers on a model's metadata, to be written as JSON."""
+    """The answer of REST about a model's metadata."""
+    spec = {"name": version.model, "signature_name": "", "version": str(version.number)}
     return {
-        "model_spec": {
-            "name": version.model,
-            "signature_name": "",
-            "version": str(version.number),
-        },
+        "model_spec": spec,
         "metadata": {"signature_def": as_dict(signatures(version))},
     }
 
 
 def as_dict(message: Any) -> dict[str, Any]:
-    """A message for JSON as TensorFlow Serving writes it: its fields' own names, defaults too."""
+    """A message as TensorFlow Serving writes it to JSON: original field names, and defaults."""
     return json_format.MessageToDict(
         message, preserving_proto_field_name=True, always_print_fields_with_no_presence=True
     )

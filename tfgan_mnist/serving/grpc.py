@@ -3,7 +3,7 @@
 import logging
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from concurrent import futures
 from typing import Any
 
@@ -22,16 +22,16 @@ from tfgan_mnist.exports.session import Spec, check_names
 from tfgan_mnist.serving import describe
 from tfgan_mnist.serving.metrics import Metrics
 from tfgan_mnist.serving.settings import ServerConfig
-from tfgan_mnist.serving.versions import DEFAULT_SIGNATURE, Models, Version
+from tfgan_mnist.serving.versions import DEFAULT_SIGNATURE, Models
 
 log = logging.getLogger(__name__)
 
-THREADS = 64  # requests that can wait for their batches; more are queued up to MAX_CALLS
+THREADS = 64  # requests that can wait for their batches; more are queued, up to MAX_CALLS
 MAX_CALLS = 256
 
 
 def _answers(api: str) -> Callable:
-    """Wraps a method: its refusals become gRPC's, and the request is recorded."""
+    """Decorates a method: RequestErrors become gRPC's, and the request is recorded."""
 
     def wrap(method: Callable) -> Callable:
         def answer(self, request, context):
@@ -66,32 +66,34 @@ class PredictionService(prediction_service_pb2_grpc.PredictionServiceServicer):
 
     @_answers("Predict")
     def Predict(self, request, context):  # noqa: N802
-        spec = request.model_spec
-        signature_name = spec.signature_name or DEFAULT_SIGNATURE
+        signature_name = request.model_spec.signature_name or DEFAULT_SIGNATURE
         with self._models.use(*_which(request)) as version:
             if signature_name not in version.signatures:
-                raise RequestError(
-                    "FAILED_PRECONDITION", f'Serving signature key "{signature_name}" not found.'
-                )
-            names = _output_names(version, signature_name, request.output_filter)
-            wanted = version.inputs(signature_name)
-            inputs = _arrays(request.inputs, wanted, self._config.rest_api_max_body_bytes)
+                message = f'Serving signature key "{signature_name}" not found.'
+                raise RequestError("FAILED_PRECONDITION", message)
+            definitions = version.signatures[signature_name].outputs
+            names = _output_names(definitions, request.output_filter)
+            inputs = _arrays(
+                request.inputs,
+                version.inputs(signature_name),
+                self._config.rest_api_max_body_bytes,
+            )
             started = time.monotonic()
             future = version.submit(signature_name, inputs, names)
-            left = context.time_remaining()
-            seconds = min(self._config.timeout_seconds, math.inf if left is None else left)
+            seconds = self._config.timeout_seconds
+            if (left := context.time_remaining()) is not None:
+                seconds = min(seconds, left)
             try:
                 outputs = future.result(seconds)
             except TimeoutError:
                 future.cancel()
                 raise RequestError("DEADLINE_EXCEEDED", "The request took too long") from None
-            self._metrics.run(spec.name, "Predict", time.monotonic() - started)
+            self._metrics.run(version.model, "Predict", time.monotonic() - started)
             response = predict_pb2.PredictResponse()
             for name, array in outputs.items():
-                # As content, not as a list of floats: numbers of either form are read alike.
-                dtype = version.signatures[signature_name].outputs[name].dtype
-                response.outputs[name].CopyFrom(tf.make_tensor_proto(array, dtype))
-            response.model_spec.name = spec.name
+                proto = tf.make_tensor_proto(array, definitions[name].dtype)
+                response.outputs[name].CopyFrom(proto)
+            response.model_spec.name = version.model
             response.model_spec.version.value = version.number
             response.model_spec.signature_name = signature_name
             return response
@@ -112,7 +114,7 @@ class PredictionService(prediction_service_pb2_grpc.PredictionServiceServicer):
 
 
 class ModelService(model_service_pb2_grpc.ModelServiceServicer):
-    """GetModelStatus; models are configured at the start only."""
+    """GetModelStatus; the set of models is fixed at the start."""
 
     def __init__(self, models: Models, metrics: Metrics):
         self._models = models
@@ -132,8 +134,7 @@ def _which(request: Any) -> tuple[str, int | None, str | None]:
     return spec.name, number, spec.version_label or None
 
 
-def _output_names(version: Version, signature_name: str, wanted: Any) -> tuple[str, ...]:
-    outputs = version.signatures[signature_name].outputs
+def _output_names(outputs: Mapping[str, Any], wanted: Any) -> tuple[str, ...]:
     for name in wanted:
         if name not in outputs:
             raise invalid(f"output tensor alias not found in signature: {name}")
@@ -145,11 +146,11 @@ def _output_names(version: Version, signature_name: str, wanted: Any) -> tuple[s
 def _arrays(protos: Any, wanted: dict[str, Spec], limit: int) -> dict[str, np.ndarray]:
     """TensorProtos as arrays of at most `limit` bytes in all.
 
-    A message of a few bytes may declare shapes of gigabytes, and a value that stands for all of
-    them; so names, types and sizes are looked at before any array is made.
+    Names, types and sizes are checked before any array is made, because a message of a few bytes
+    may declare a shape of gigabytes.
     """
     check_names(wanted, protos)
-    total = 0
+    total, arrays = 0, {}
     for name, proto in protos.items():
         try:
             dtype = tf.as_dtype(proto.dtype)
@@ -158,19 +159,13 @@ def _arrays(protos: Any, wanted: dict[str, Spec], limit: int) -> dict[str, np.nd
             sizes = [dim.size for dim in proto.tensor_shape.dim]
             if min(sizes, default=0) < 0:
                 raise ValueError("a negative size")
-        except (TypeError, ValueError) as error:
+            total += math.prod(sizes) * (8 if dtype == tf.string else dtype.size)
+            if total > limit:
+                raise invalid(f"inputs: larger than {limit} bytes in all, the most that is read")
+            arrays[name] = np.asarray(tf.make_ndarray(proto))
+        except (TypeError, ValueError, OverflowError) as error:
             raise invalid(f"{name}: not a tensor: {error}") from None
-        total += math.prod(sizes) * (dtype.size if dtype != tf.string else 8)
-    if total > limit:
-        raise invalid(f"inputs: larger than {limit} bytes in all, the most that is read")
-    return {name: _array(name, proto) for name, proto in protos.items()}
-
-
-def _array(name: str, proto: Any) -> np.ndarray:
-    try:
-        return np.asarray(tf.make_ndarray(proto))
-    except (TypeError, ValueError, OverflowError) as error:
-        raise invalid(f"{name}: not a tensor: {error}") from None
+    return arrays
 
 
 class GrpcServer:
@@ -192,7 +187,7 @@ class GrpcServer:
             options=[
                 ("grpc.max_receive_message_length", config.rest_api_max_body_bytes),
                 ("grpc.max_send_message_length", -1),
-                ("grpc.so_reuseport", 0),  # else two servers would share a port without a word
+                ("grpc.so_reuseport", 0),  # otherwise two servers could share a port
             ],
             maximum_concurrent_rpcs=MAX_CALLS,
         )
@@ -211,5 +206,5 @@ class GrpcServer:
         self._server.start()
 
     def stop(self) -> None:
-        """Accepts nothing more, and ends when what is under way is answered."""
+        """Accepts no more requests, and returns when pending ones are completed."""
         self._server.stop(self._timeout_seconds).wait()

@@ -1,17 +1,16 @@
 """JSON -> tensors: TensorFlow Serving's row format ("instances") and columnar one ("inputs").
 
 A tensor is a nested list. It is checked and converted level by level with functions that loop in C,
-since requests of thousands of numbers are the rule. Only a wrong one is examined again, value by
-value, for its message.
+since requests hold thousands of numbers. Only a wrong one is examined again, row by row, for its
+message.
 """
 
 import base64
-import binascii
 import itertools
 import json
 import re
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, NoReturn
 
 import numpy as np
 import orjson
@@ -23,29 +22,12 @@ Tensors = dict[str, np.ndarray]
 MAX_RANK = 32
 SHOWN = 200  # characters of a value in a message
 
-INTEGERS: dict[str, Any] = {
-    "int8": np.int8,
-    "uint8": np.uint8,
-    "int16": np.int16,
-    "uint16": np.uint16,
-    "int32": np.int32,
-    "uint32": np.uint32,
-    "int64": np.int64,
-    "uint64": np.uint64,
-}
-FLOATS: dict[str, Any] = {"float": np.float32, "double": np.float64}
-JSON_TYPES = {
-    type(None): "Null",
-    bool: "Bool",
-    dict: "Object",
-    list: "Array",
-    str: "String",
-    int: "Number",
-    float: "Number",
-}
+INTEGERS = ("int8", "uint8", "int16", "uint16", "int32", "uint32", "int64", "uint64")
+FLOATS = {"float": np.float32, "double": np.float64}
+JSON_TYPES = {type(None): "Null", bool: "Bool", dict: "Object", list: "Array", str: "String"}
 
-# A string, or a number that JSON does not have. Possessive, and with an end that may lack: else a
-# string without an end would be looked through once per quote in it.
+# A string, or a number that JSON lacks. Possessive and with an optional end: otherwise an
+# unterminated string would be scanned once per quote in it.
 _STRING_OR_NUMBER = re.compile(rb'"(?:[^"\\]++|\\.)*+"?|\b(?:NaN|Inf(?:inity)?)\b', re.DOTALL)
 
 
@@ -82,7 +64,7 @@ def _parse_with_nan(body: bytes, strict: orjson.JSONDecodeError) -> Any:
 def shown(value: Any) -> str:
     """The beginning of a value as JSON, for messages."""
     text = ""
-    # Piece by piece, as a message is no reason to write megabytes, nor to go down to their depth.
+    # Piece by piece: a message needs neither megabytes nor the deepest level.
     for piece in json.JSONEncoder().iterencode(value):
         text += piece
         if len(text) > SHOWN:
@@ -116,78 +98,77 @@ def tensors(document: Mapping[str, Any], dtypes: Mapping[str, str]) -> tuple[Ten
             f"JSON Value: {shown(document)} Not formatted correctly expecting only one of "
             "'inputs' or 'instances' keys to exist"
         )
-    if "instances" in document:
-        rows = document["instances"]
-        if not isinstance(rows, list):
-            raise invalid(
-                f"JSON Value: {shown(document)} Expecting 'instances' to be an list/array"
-            )
-        if not rows:
-            raise invalid(f"JSON Value: {shown(document)} No values in 'instances' array")
-        return _from_rows(rows, dtypes), True
     if "inputs" in document:
         return _from_columns(document["inputs"], dtypes), False
-    raise invalid("Missing 'inputs' or 'instances' key")
+    if "instances" not in document:
+        raise invalid("Missing 'inputs' or 'instances' key")
+    rows = document["instances"]
+    if not isinstance(rows, list):
+        raise invalid(f"JSON Value: {shown(document)} Expecting 'instances' to be an list/array")
+    if not rows:
+        raise invalid(f"JSON Value: {shown(document)} No values in 'instances' array")
+    return _from_rows(rows, dtypes), True
 
 
 def _from_rows(rows: list, dtypes: Mapping[str, str]) -> Tensors:
-    if not _is_named(rows[0]):
-        if len(dtypes) > 1:
-            raise invalid(
-                "instances is a plain list, but expecting list of objects as multiple input "
-                "tensors required as per tensorinfo_map"
-            )
-        for item, row in enumerate(rows):
-            if _is_named(row):
-                raise invalid(f"Expecting value/list but got object at item {item} of input list")
-        ((name, dtype),) = dtypes.items()
-        return {name: _stack(rows, dtype)}
-
-    names = dtypes.keys()
+    named = _is_named(rows[0])
+    if not named and len(dtypes) > 1:
+        raise invalid(
+            "instances is a plain list, but expecting list of objects as multiple input "
+            "tensors required as per tensorinfo_map"
+        )
     for item, row in enumerate(rows):
-        if not _is_named(row):
-            raise invalid(f"Expecting object but got list at item {item} of input list")
-        if row.keys() != names:
+        if _is_named(row) != named:
+            kinds = "object but got list" if named else "value/list but got object"
+            raise invalid(f"Expecting {kinds} at item {item} of input list")
+        if named and row.keys() != dtypes.keys():
             where = f"Failed to process element: {item}"
-            for key in row.keys() - names:
+            for key in row.keys() - dtypes.keys():
                 raise invalid(
                     f"{where} key: {key[:SHOWN]} of 'instances' list. Error: JSON object: "
                     f"does not have named input: {key[:SHOWN]}"
                 )
             raise invalid(
                 f"{where} of 'instances' list. JSON object: {shown(row)} "
-                f"keys must be equal to: {','.join(sorted(names))}"
+                f"keys must be equal to: {','.join(sorted(dtypes))}"
             )
     return {
-        name: _stack([row[name] for row in rows], dtype, f" key: {name}")
+        name: _stack(
+            [row[name] for row in rows] if named else rows, dtype, f" key: {name}" if named else ""
+        )
         for name, dtype in dtypes.items()
     }
 
 
-def _stack(rows: list, dtype: str, which: str = "") -> np.ndarray:
-    """A tensor of equally shaped rows."""
+def _stack(rows: list, dtype: str, key: str) -> np.ndarray:
+    """A tensor of rows, which must have equal shapes."""
     try:
         return _tensor(rows, dtype)
     except RequestError as error:
-        shape = None
-        for item, row in enumerate(rows):
-            where = f"Failed to process element: {item}{which} of 'instances' list. Error: "
-            try:
-                array = _tensor(row, dtype)
-            except RequestError as fault:
-                # In this format a type that cannot be converted is the request's fault as well.
-                raise invalid(where + fault.message) from None
-            shape = array.shape if shape is None else shape
-            size = np.prod(shape, dtype=int)
-            if array.size != size:
-                raise invalid(
-                    f"{where}Expecting tensor size: {size} but got: {array.size}"
-                ) from None
-            if array.shape != shape:
-                raise invalid(
-                    f"{where}Expecting shape {_shape(shape)} but got: {_shape(array.shape)}"
-                ) from None
+        _explain(rows, dtype, key)
         raise invalid(error.message) from None
+
+
+def _explain(rows: list, dtype: str, key: str) -> None:
+    """Raises RequestError for the first row that is wrong by itself or of another shape."""
+    shape = None
+    for item, row in enumerate(rows):
+        where = f"Failed to process element: {item}{key} of 'instances' list. Error: "
+        try:
+            array = _tensor(row, dtype)
+        except RequestError as error:
+            # In row format TensorFlow Serving makes an unsupported type INVALID_ARGUMENT too.
+            raise invalid(where + error.message) from None
+        shape = array.shape if shape is None else shape
+        size = np.prod(shape, dtype=int)
+        if array.size != size:
+            raise invalid(f"{where}Expecting tensor size: {size} but got: {array.size}")
+        if array.shape != shape:
+            raise invalid(f"{where}Expecting shape {_shape(shape)} but got: {_shape(array.shape)}")
+
+
+def _shape(shape: tuple[int, ...]) -> str:
+    return f"[{','.join(map(str, shape))}]"
 
 
 def _from_columns(columns: Any, dtypes: Mapping[str, str]) -> Tensors:
@@ -205,7 +186,7 @@ def _from_columns(columns: Any, dtypes: Mapping[str, str]) -> Tensors:
 
 
 def _is_named(value: Any) -> bool:
-    """Whether it is an object that names tensors, and not a value in base64."""
+    """Whether it is an object that names tensors, and not a base64 value."""
     return isinstance(value, dict) and not _is_base64(value)
 
 
@@ -218,21 +199,22 @@ def _tensor(value: Any, dtype: str) -> np.ndarray:
     shape: list[int] = []
     level = [value]
     while level and isinstance(level[0], list):
-        if len(shape) == MAX_RANK:
-            raise invalid(f"Encountered list at unexpected level: {MAX_RANK} expected < {MAX_RANK}")
-        if set(map(type, level)) != {list}:
-            stray = next(item for item in level if not isinstance(item, list))
+        depth = len(shape)
+        if depth == MAX_RANK:
+            raise invalid(f"Encountered list at unexpected level: {depth} expected < {MAX_RANK}")
+        for item in level if set(map(type, level)) != {list} else ():
+            if not isinstance(item, list):
+                raise invalid(
+                    f"JSON Value: {shown(item)} found at incorrect level: {depth} in the JSON DOM"
+                )
+        sizes = set(map(len, level))
+        if len(sizes) > 1:
+            other = next(len(item) for item in level if len(item) != len(level[0]))
             raise invalid(
-                f"JSON Value: {shown(stray)} found at incorrect level: {len(shape)} in the JSON DOM"
+                f"Encountered list at unexpected size: {other} at level: {depth} "
+                f"expected size: {len(level[0])}"
             )
-        size = len(level[0])
-        if set(map(len, level)) != {size}:
-            other = next(len(item) for item in level if len(item) != size)
-            raise invalid(
-                f"Encountered list at unexpected size: {other} at level: {len(shape)} "
-                f"expected size: {size}"
-            )
-        shape.append(size)
+        shape.append(len(level[0]))
         level = list(itertools.chain.from_iterable(level))
     types = set(map(type, level))
     if list in types:
@@ -241,18 +223,21 @@ def _tensor(value: Any, dtype: str) -> np.ndarray:
 
 
 def _array(values: list, types: set[type], dtype: str) -> np.ndarray:
-    """Values that are no lists, as an array (N,)."""
+    """Values that are not lists, as an array (N,)."""
     if dtype in FLOATS:
         _expect(types <= {int, float}, values, (int, float), dtype)
-        return _floats(values, types, dtype)
+        try:
+            with np.errstate(over="ignore"):  # as in TensorFlow Serving: rounded, or infinite
+                return np.array(values, np.float64).astype(FLOATS[dtype])
+        except OverflowError:
+            raise invalid(f"JSON Value: a number is too large for {dtype}") from None
     if dtype in INTEGERS:
         _expect(types <= {int}, values, (int,), dtype)
-        limits = np.iinfo(INTEGERS[dtype])
-        extremes = (min(values), max(values)) if values else ()
-        for value in extremes:
+        limits = np.iinfo(dtype)
+        for value in (min(values), max(values)) if values else ():
             if not limits.min <= value <= limits.max:
-                raise _type_error(value, dtype)
-        return np.array(values, INTEGERS[dtype])
+                _refuse_type(value, dtype)
+        return np.array(values, dtype)
     if dtype == "bool":
         _expect(types <= {bool}, values, (bool,), dtype)
         return np.array(values, np.bool_)
@@ -265,49 +250,25 @@ def _array(values: list, types: set[type], dtype: str) -> np.ndarray:
     raise RequestError("UNIMPLEMENTED", f"Conversion of JSON Value: {value} to type: {dtype}")
 
 
-def _floats(values: list, types: set[type], dtype: str) -> np.ndarray:
-    try:
-        array = np.array(values, np.float64)
-    except OverflowError:
-        array = np.full(len(values), np.finfo(np.float64).max)
-    sizes = np.abs(array[np.isfinite(array)])
-    largest_integer = 2.0**24 if dtype == "float" else 2.0**53
-    limit = float(np.finfo(FLOATS[dtype]).max)
-    if sizes.size and sizes.max() >= min(largest_integer if int in types else limit, limit):
-        for value in values:
-            if (isinstance(value, int) and abs(value) >= largest_integer) or (
-                np.isfinite(value) and abs(value) > limit
-            ):
-                raise invalid(
-                    f"Cannot convert JSON value: {shown(value)} to {dtype} "
-                    "without loss of precision."
-                )
-    return array.astype(FLOATS[dtype])
-
-
 def _bytes(value: str | dict) -> bytes:
     if isinstance(value, str):
         try:
             return value.encode()
-        except UnicodeEncodeError:  # half of a pair, "\\ud800", which is no character
+        except UnicodeEncodeError:  # half of a surrogate pair, "\\ud800"
             raise invalid(f"JSON Value: {shown(value)} is not valid Unicode") from None
     if not _is_base64(value):
         raise invalid(f"JSON Value: {shown(value)} not formatted correctly for base64 data")
     try:
         return base64.b64decode(value["b64"], validate=True)
-    except (binascii.Error, ValueError):
+    except ValueError:
         raise invalid("Unable to base64 decode") from None
 
 
 def _expect(fits: bool, values: list, types: tuple[type, ...], dtype: str) -> None:
     if not fits:
-        raise _type_error(next(value for value in values if type(value) not in types), dtype)
+        _refuse_type(next(value for value in values if type(value) not in types), dtype)
 
 
-def _type_error(value: Any, dtype: str) -> RequestError:
-    kind = JSON_TYPES[type(value)]
-    return invalid(f"JSON Value: {shown(value)} Type: {kind} is not of expected type: {dtype}")
-
-
-def _shape(shape: tuple[int, ...]) -> str:
-    return f"[{','.join(map(str, shape))}]"
+def _refuse_type(value: Any, dtype: str) -> NoReturn:
+    kind = JSON_TYPES.get(type(value), "Number")
+    raise invalid(f"JSON Value: {shown(value)} Type: {kind} is not of expected type: {dtype}")

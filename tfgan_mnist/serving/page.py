@@ -1,33 +1,26 @@
-"""The files of the page that a server shows to people."""
+"""The files of the page."""
 
-import dataclasses
 import functools
 import mimetypes
-import threading
 from pathlib import Path
+from typing import NamedTuple
 
 FOLDER = Path(__file__).parents[1] / "assets" / "page"
 
-# What a system's own table may lack, or call differently.
+# A system's own table may lack these, or give other types.
 TYPES = {
     ".html": "text/html; charset=utf-8",
     ".js": "text/javascript; charset=utf-8",
     ".mjs": "text/javascript; charset=utf-8",
     ".css": "text/css; charset=utf-8",
-    ".json": "application/json",
     ".svg": "image/svg+xml",
     ".wasm": "application/wasm",
     ".onnx": "application/octet-stream",
-    ".gz": "application/gzip",
 }
 
-KEPT = 32  # files in memory, once each, however many connections fetch them
-_lock = threading.Lock()
 
-
-@dataclasses.dataclass(frozen=True)
-class Page:
-    """A file as it is sent."""
+class Page(NamedTuple):
+    """A file and how it is sent."""
 
     path: Path
     content_type: str
@@ -35,10 +28,10 @@ class Page:
 
 
 def find(url_path: str) -> Page | None:
-    """The file for a path such as `/` or `/app.js`; None where there is none.
+    """The file for a path such as `/` or `/app.js`; None if there is none.
 
-    A file may be there as `app.js.gz` only, which every browser inflates. Nothing outside the
-    folder is found, through `..` or a link, and nothing by another path than its own.
+    A file may exist as `app.js.gz` only, which every browser inflates. Nothing outside the folder
+    is found, neither by `..` nor by a link.
     """
     name = url_path.removeprefix("/") or "index.html"
     if not {"", ".", ".."}.isdisjoint(name.split("/")):
@@ -47,13 +40,11 @@ def find(url_path: str) -> Page | None:
     for path, gzipped in ((root / name, False), (root / f"{name}.gz", True)):
         try:
             path = path.resolve()
-            inside = path.is_relative_to(root) and path.is_file()
-        except (OSError, ValueError):  # a name that no file can have
+            if path.is_relative_to(root) and path.is_file():
+                guessed = mimetypes.guess_type(name)[0] or "application/octet-stream"
+                return Page(path, TYPES.get(Path(name).suffix, guessed), gzipped)
+        except (OSError, ValueError):  # not a possible file name
             return None
-        if inside:
-            suffix = Path(name).suffix
-            guessed = mimetypes.guess_type(name)[0] or "application/octet-stream"
-            return Page(path, TYPES.get(suffix, guessed), gzipped)
     return None
 
 
@@ -64,11 +55,10 @@ def content(path: Path) -> tuple[bytes, bytes]:
       OSError: it cannot be read.
     """
     stat = path.stat()
-    with _lock:  # two who ask at a time are to have one copy
-        body = _read(path, stat.st_mtime_ns, stat.st_size)
-    return body, f'"{stat.st_mtime_ns:x}-{len(body):x}"'.encode()
+    state = (stat.st_mtime_ns, stat.st_size)
+    return _read(path, state), '"{:x}-{:x}"'.format(*state).encode()
 
 
-@functools.lru_cache(KEPT)
-def _read(path: Path, _mtime_ns: int, _size: int) -> bytes:
+@functools.lru_cache(32)
+def _read(path: Path, _state: tuple[int, int]) -> bytes:
     return path.read_bytes()

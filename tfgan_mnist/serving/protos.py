@@ -38,7 +38,7 @@ def read_text(path: str, message: Any) -> Any:
     """Reads a configuration file in protobuf's text format into `message`, and returns it.
 
     Raises:
-      UserError: not such a file; with the line and column of the first fault.
+      UserError: not such a file; the message has the line and column of the first error.
       OSError: it cannot be read.
     """
     try:

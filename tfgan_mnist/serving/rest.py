@@ -40,8 +40,8 @@ CORS = [
     (b"access-control-allow-headers", b"Content-Type"),
 ]
 JSON = b"application/json"
-DRAINED = 8  # limits of a body, as far as one that is too large is read
-LARGE_BODY = 1 << 18  # bytes; parsed, or written, beside the loop that serves everybody else
+DRAINED = 8  # times the limit: how far a body that is too large is read
+LARGE_BODY = 1 << 18  # bytes; parsed or written in a thread
 
 
 class Answer(NamedTuple):
@@ -60,7 +60,7 @@ class RestApp:
       models: to serve.
       config: of the server; its limits.
       metrics: where requests are recorded.
-      metrics_path: where these can be read; None: nowhere.
+      metrics_path: where to read them; None: nowhere.
     """
 
     def __init__(
@@ -118,7 +118,7 @@ class RestApp:
         return Answer(404, NOT_FOUND, b"text/html")
 
     async def _onnx(self, name: str, scope: dict) -> Answer:
-        """The same weights as those that are served, from `7.onnx` beside the version `7/`."""
+        """The weights that are served, from `7.onnx` beside the version `7/`."""
         with self._models.use(name) as version:
             file = version.folder.with_name(f"{version.folder.name}.onnx")
             try:
@@ -128,7 +128,7 @@ class RestApp:
                 raise RequestError("NOT_FOUND", message) from None
 
     async def _file(self, path: Path, content_type: str, scope: dict, headers=()) -> Answer:
-        """A file, or 304 to a browser that has it as it is."""
+        """A file, or 304 to a browser that has the same."""
         body, tag = await asyncio.to_thread(page.content, path)
         headers = (*headers, (b"etag", tag), (b"cache-control", b"no-cache"))
         if dict(scope["headers"]).get(b"if-none-match") == tag:
@@ -155,8 +155,7 @@ class RestApp:
     async def _read(self, scope: dict, receive: Callable) -> bytes:
         """The body, inflated.
 
-        A body over the limit is read on for a while: a client that is still writing would not see
-        the refusal.
+        More than the limit is read, as a client that is still writing does not see the refusal.
         """
         limit = self._config.rest_api_max_body_bytes
         body, size, more = bytearray(), 0, True
@@ -183,35 +182,32 @@ class RestApp:
         return bytes(body)
 
     async def _predict(self, match: re.Match, body: bytes) -> Answer:
-        arrival = time.monotonic()
-        code = "OK"
+        arrival, code = time.monotonic(), "INTERNAL"
         try:
-            with self._models.use(match["name"], *_which(match)) as version:
-                if len(body) > LARGE_BODY:
-                    name, inputs, rows = await asyncio.to_thread(_parse, body, version)
-                else:
-                    name, inputs, rows = _parse(body, version)
-                started = time.monotonic()
-                future = asyncio.wrap_future(version.submit(name, inputs))
-                try:
-                    outputs = await asyncio.wait_for(future, self._config.timeout_seconds)
-                except TimeoutError:
-                    raise RequestError("DEADLINE_EXCEEDED", "The request took too long") from None
-                self._metrics.run(match["name"], "Predict", time.monotonic() - started)
-            if sum(array.nbytes for array in outputs.values()) > LARGE_BODY:
-                return Answer(200, await asyncio.to_thread(json_answer.answer, outputs, rows))
-            return Answer(200, json_answer.answer(outputs, rows))
+            answer = await self._run(match, body)
+            code = "OK"
+            return answer
         except RequestError as error:
             code = error.code
             raise
-        except BaseException:
-            code = "INTERNAL"
-            raise
         finally:
-            seconds = time.monotonic() - arrival
-            # Names that nobody serves are anybody's choice, and would fill the memory.
+            # Unknown names are arbitrary, and would fill the memory.
             name = match["name"] if match["name"] in self._models else ""
+            seconds = time.monotonic() - arrival
             self._metrics.request(name, "Predict", "REST", code, seconds)
+
+    async def _run(self, match: re.Match, body: bytes) -> Answer:
+        with self._models.use(match["name"], *_which(match)) as version:
+            name, inputs, rows = await _beside(len(body), _parse, body, version)
+            started = time.monotonic()
+            future = asyncio.wrap_future(version.submit(name, inputs))
+            try:
+                outputs = await asyncio.wait_for(future, self._config.timeout_seconds)
+            except TimeoutError:
+                raise RequestError("DEADLINE_EXCEEDED", "The request took too long") from None
+            self._metrics.run(version.model, "Predict", time.monotonic() - started)
+        size = sum(array.nbytes for array in outputs.values())
+        return Answer(200, await _beside(size, json_answer.answer, outputs, rows))
 
     def _describe(self, match: re.Match) -> Answer:
         if not match["name"]:
@@ -224,7 +220,14 @@ class RestApp:
 
 
 class Disconnected(Exception):
-    """Nobody is there to be answered."""
+    """The client has closed the connection."""
+
+
+async def _beside(size: int, function: Callable, *arguments: Any) -> Any:
+    """Calls a function; in a thread if it handles many bytes, so that other requests go on."""
+    if size > LARGE_BODY:
+        return await asyncio.to_thread(function, *arguments)
+    return function(*arguments)
 
 
 def _which(match: re.Match) -> tuple[int | None, str | None]:
@@ -242,14 +245,14 @@ def _parse(body: bytes, version: Any) -> tuple[str, json_request.Tensors, bool]:
     document = json_request.parse(body)
     name = json_request.signature_name(document) or DEFAULT_SIGNATURE
     dtypes = {key: spec.dtype for key, spec in version.inputs(name).items()}
-    if not dtypes:
+    if not dtypes:  # `submit` refuses it too, but rows of no input cannot be parsed
         raise invalid(f"Failed to get input map for signature: {name}")
     inputs, rows = json_request.tensors(document, dtypes)
     return name, inputs, rows
 
 
 def _inflate(body: bytes, limit: int) -> bytes:
-    """Inflates no further than the limit, however much there is in it."""
+    """The inflated body; no more than the limit is ever inflated."""
     inflater = zlib.decompressobj(wbits=16 + zlib.MAX_WBITS)
     try:
         inflated = inflater.decompress(body, limit + 1)

@@ -1,4 +1,4 @@
-"""A running server: models, and the interfaces that answer for them."""
+"""A running server: the models and their two interfaces."""
 
 import contextlib
 from typing import Any
@@ -17,7 +17,7 @@ class Server:
     """Serves until `stop`, or until its `with` block ends.
 
     Args:
-      config: its choices.
+      config: of the server.
       free_ports: take any free port for an interface whose port is 0, instead of leaving it out.
 
     Attributes:
@@ -25,7 +25,7 @@ class Server:
       rest_url, grpc_address: where the interfaces listen; None for one that is left out.
 
     Raises:
-      UserError: the config name files or folders that are not there or not right.
+      UserError: a file or folder in the configuration does not exist or is not valid.
       OSError: a port is taken.
     """
 
@@ -42,7 +42,7 @@ class Server:
         host = f"[{config.host}]" if ":" in config.host else config.host
         with contextlib.ExitStack() as stack:
             stack.callback(self.models.stop)
-            # Models first: who can reach the server gets an answer.
+            # Before the interfaces, which then answer every request.
             self.models.start(config.file_system_poll_wait_seconds)
             if config.port or free_ports:
                 grpc_server = GrpcServer(self.models, config, metrics, config.port)
@@ -58,7 +58,7 @@ class Server:
             self._stack = stack.pop_all()
 
     def stop(self) -> None:
-        """Accepts nothing more, answers what is under way, and unloads the models."""
+        """Accepts no more requests, completes pending ones, and unloads the models."""
         self._stack.close()
 
     def __enter__(self) -> "Server":

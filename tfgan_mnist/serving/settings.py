@@ -1,4 +1,4 @@
-"""What can be chosen about serving, under the names that TensorFlow Serving's flags have."""
+"""The server's configuration, under the names of TensorFlow Serving's flags."""
 
 import argparse
 import dataclasses
@@ -10,15 +10,13 @@ from tfgan_mnist.exports.versions import versions
 from tfgan_mnist.serving import protos
 
 METRICS_PATH = "/monitoring/prometheus/metrics"
-
-
 MAX_PORT = 65535
-MAX = 2**31  # seconds, milliseconds or bytes; timers do not take any number
+MAX = 2**31  # seconds, milliseconds or bytes; timers accept no more
 
 
 def option(default, meaning: str, at_least: float | None = None, at_most: float = MAX):
-    """A field with its manual."""
-    metadata = {"meaning": meaning, "at_least": at_least, "at_most": at_most}
+    """A field with its meaning and limits."""
+    metadata = {"meaning": meaning, "limits": (at_least, at_most)}
     return dataclasses.field(default=default, metadata=metadata)
 
 
@@ -29,27 +27,31 @@ class ServerConfig:
     model_base_path: str = option("", "folder of versions, or of models that are such folders")
     model_name: str = option("", "name of the model; empty: that of its folder")
     model_config_file: str = option("", "models, policies and labels; a ModelServerConfig as text")
-    host: str = option("127.0.0.1", "address to listen on; 0.0.0.0: all, so everybody can ask")
+    host: str = option("127.0.0.1", "address to listen on; 0.0.0.0: all networks")
     port: int = option(8500, "of gRPC; 0: off", at_least=0, at_most=MAX_PORT)
     rest_api_port: int = option(
         8501, "of REST, metrics and page; 0: off", at_least=0, at_most=MAX_PORT
     )
     rest_api_timeout_in_ms: int = option(30_000, "for a request to arrive, and to run", at_least=1)
     rest_api_max_body_bytes: int = option(8 << 20, "of a request, inflated", at_least=1)
-    rest_api_enable_cors_support: bool = option(False, "let pages of other servers ask this one")
-    file_system_poll_wait_seconds: float = option(1.0, "between looks for versions", at_least=0.01)
-    enable_model_warmup: bool = option(True, "replay the warm-up requests of a new version")
+    rest_api_enable_cors_support: bool = option(
+        False, "accept requests from pages of other servers"
+    )
+    file_system_poll_wait_seconds: float = option(
+        1.0, "between checks for new versions", at_least=0.01
+    )
+    enable_model_warmup: bool = option(True, "run the warm-up requests of a new version")
     enable_batching: bool = option(True, "run concurrent requests together")
     batching_parameters_file: str = option("", "bounds of batches; BatchingParameters as text")
     monitoring_config_file: str = option("", f"MonitoringConfig as text; empty: {METRICS_PATH}")
 
     def __post_init__(self):
         for field in dataclasses.fields(self):
-            value, low = getattr(self, field.name), field.metadata["at_least"]
-            high = field.metadata["at_most"]
+            value, (low, high) = getattr(self, field.name), field.metadata["limits"]
             if low is not None and not low <= value <= high:
-                bounds = f">= {low} and <= {high}"
-                raise UserError(f"--{field.name}: expected a value {bounds}; received {value}")
+                raise UserError(
+                    f"--{field.name}: expected a value >= {low} and <= {high}; received {value}"
+                )
         if bool(self.model_base_path) == bool(self.model_config_file):
             raise UserError(
                 "expected --model_base_path=saved_models or --model_config_file=FILE, and not both"
@@ -84,31 +86,31 @@ class ModelConfig:
 
 @dataclasses.dataclass(frozen=True)
 class Bounds:
-    """How requests are put together, as TensorFlow Serving's BatchingParameters name it."""
+    """The bounds of batches, with the names of TensorFlow Serving's BatchingParameters."""
 
     max_batch_size: int = 256  # rows; a request with more is refused, without batches too
-    # By then a batch starts, full or not. At 0 it never waits: requests gather while others run.
+    # The longest wait of a batch that is not full. At 0, requests gather while others run.
     batch_timeout_micros: int = 0
     max_enqueued_batches: int = 16  # waiting; when as many rows wait, requests are refused
     num_batch_threads: int = 2  # batches of one signature that run at a time
     allowed_batch_sizes: tuple[int, ...] = ()  # a batch is filled up to the next of them
 
 
-def models_of(settings: ServerConfig) -> list[ModelConfig]:
+def models_of(config: ServerConfig) -> list[ModelConfig]:
     """The models to serve.
 
     Raises:
-      UserError: no such folder or file, or what it says cannot be followed.
+      UserError: a folder or file does not exist, or a file is not valid.
     """
-    if settings.model_config_file:
-        return _from_file(settings.model_config_file)
-    base_path = Path(settings.model_base_path).resolve()
+    if config.model_config_file:
+        return _from_file(config.model_config_file)
+    base_path = Path(config.model_base_path).resolve()
     if not base_path.is_dir():
         raise UserError(f"--model_base_path: expected a folder; there is no {base_path}")
     models = sorted(path for path in base_path.iterdir() if path.is_dir() and versions(path))
     if versions(base_path) or not models:
-        return [ModelConfig(settings.model_name or base_path.name, base_path)]
-    if settings.model_name:
+        return [ModelConfig(config.model_name or base_path.name, base_path)]
+    if config.model_name:
         names = ", ".join(path.name for path in models)
         raise UserError(f"--model_name: expected a single model; {base_path} has {names}")
     return [ModelConfig(path.name, path) for path in models]
@@ -117,49 +119,38 @@ def models_of(settings: ServerConfig) -> list[ModelConfig]:
 def _from_file(file: str) -> list[ModelConfig]:
     from tensorflow_serving.config import model_server_config_pb2
 
-    config = protos.read_text(file, model_server_config_pb2.ModelServerConfig())
+    server_config = protos.read_text(file, model_server_config_pb2.ModelServerConfig())
     models: dict[str, ModelConfig] = {}
-    for entry in config.model_config_list.config:
-        if not entry.name or entry.name in models or set(entry.name) & set("/:"):
-            raise UserError(
-                f"{file}: expected a name of its own per model; received {entry.name!r}"
-            )
+    for entry in server_config.model_config_list.config:
+        name, base_path, policy = entry.name, Path(entry.base_path), entry.model_version_policy
+        if not name or name in models or set(name) & set("/:"):
+            raise UserError(f"{file}: expected a name of its own per model; received {name!r}")
         if entry.model_platform not in ("", "tensorflow"):
             raise UserError(
-                f"{file}: {entry.name}: expected model_platform tensorflow; "
+                f"{file}: {name}: expected model_platform tensorflow; "
                 f"received {entry.model_platform!r}"
             )
-        base_path = Path(entry.base_path)
         if not base_path.is_dir():
             raise UserError(
-                f"{file}: {entry.name}: expected a folder as base_path; there is no {base_path}"
+                f"{file}: {name}: expected a folder as base_path; there is no {base_path}"
             )
-        policy = entry.model_version_policy
-        which: dict[str, Any] = {}
-        match policy.WhichOneof("policy_choice"):
-            case "all":
-                which["latest"] = 0
-            case "specific":
-                if not policy.specific.versions:
-                    raise UserError(f"{file}: {entry.name}: expected versions in `specific`")
-                which["specific"] = tuple(policy.specific.versions)
-            case "latest":
-                which["latest"] = policy.latest.num_versions or 1
-        models[entry.name] = ModelConfig(
-            entry.name, base_path, labels=dict(entry.version_labels), **which
-        )
+        if policy.HasField("specific") and not policy.specific.versions:
+            raise UserError(f"{file}: {name}: expected versions in `specific`")
+        latest = 0 if policy.HasField("all") else policy.latest.num_versions or 1
+        specific, labels = tuple(policy.specific.versions), dict(entry.version_labels)
+        models[name] = ModelConfig(name, base_path, latest, specific, labels)
     if not models:
         raise UserError(f"{file}: expected model_config_list {{ config {{ .. }} }} with a model")
     return list(models.values())
 
 
-def bounds_of(settings: ServerConfig) -> Bounds:
+def bounds_of(config: ServerConfig) -> Bounds:
     """The bounds of batches.
 
     Raises:
-      UserError: not such a file, or it asks for what this server does not do.
+      UserError: the file is not valid, or asks for something that this server does not support.
     """
-    file = settings.batching_parameters_file
+    file = config.batching_parameters_file
     if not file:
         return Bounds()
     message = protos.read_text(file, protos.BatchingParameters())
@@ -170,11 +161,11 @@ def bounds_of(settings: ServerConfig) -> Bounds:
         for field in dataclasses.fields(Bounds)
         if field.name != "allowed_batch_sizes" and message.HasField(field.name)
     }
-    bounds = Bounds(**given, allowed_batch_sizes=tuple(message.allowed_batch_sizes))
     for name, value in given.items():
         low = 0 if name == "batch_timeout_micros" else 1
         if value < low:
             raise UserError(f"{file}: {name}: expected a value >= {low}; received {value}")
+    bounds = Bounds(**given, allowed_batch_sizes=tuple(message.allowed_batch_sizes))
     sizes = list(bounds.allowed_batch_sizes)
     if sizes and (sizes != sorted(set(sizes)) or sizes[-1] != bounds.max_batch_size):
         raise UserError(
@@ -184,34 +175,24 @@ def bounds_of(settings: ServerConfig) -> Bounds:
     return bounds
 
 
-def metrics_path_of(settings: ServerConfig) -> str | None:
-    """Where the metrics are, or None.
-
-    Without a file they are where TensorFlow Serving has them when asked: they cost next to nothing,
-    and they say nothing that the interfaces do not.
-    """
-    if not settings.monitoring_config_file:
+def metrics_path_of(config: ServerConfig) -> str | None:
+    """The path of the metrics; None: they are off. Without a monitoring file they are on."""
+    if not config.monitoring_config_file:
         return METRICS_PATH
-    config = protos.read_text(settings.monitoring_config_file, protos.MonitoringConfig())
-    return (
-        (config.prometheus_config.path or METRICS_PATH) if config.prometheus_config.enable else None
-    )
+    monitoring = protos.read_text(config.monitoring_config_file, protos.MonitoringConfig())
+    prometheus = monitoring.prometheus_config
+    return (prometheus.path or METRICS_PATH) if prometheus.enable else None
 
 
 def add_flags(parser: argparse.ArgumentParser) -> None:
     """Adds one flag per field."""
     for field in dataclasses.fields(ServerConfig):
-        details: dict[str, Any] = {"default": field.default, "help": field.metadata["meaning"]}
-        details["help"] += f" (default: {field.default!r})"
-        if isinstance(field.default, bool):
-            # As absl and TensorFlow Serving have it: --flag, --flag=true, --flag=false.
-            details |= {"type": _boolean, "nargs": "?", "const": True, "metavar": "true|false"}
-        else:
-            details |= {
-                "type": type(field.default),
-                "metavar": type(field.default).__name__.upper(),
-            }
-        parser.add_argument(f"--{field.name}", **details)
+        kind = type(field.default)
+        details: dict[str, Any] = {"type": kind, "metavar": kind.__name__.upper()}
+        if kind is bool:  # as in absl: --flag, --flag=true, --flag=false
+            details = {"type": _boolean, "nargs": "?", "const": True, "metavar": "true|false"}
+        meaning = f"{field.metadata['meaning']} (default: {field.default!r})"
+        parser.add_argument(f"--{field.name}", default=field.default, help=meaning, **details)
 
 
 def _boolean(text: str) -> bool:

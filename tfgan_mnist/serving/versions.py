@@ -1,4 +1,4 @@
-"""The versions of a model: found, loaded, served and retired, with none of their requests lost."""
+"""The versions of models: found, loaded, served and unloaded, without losing a request."""
 
 import contextlib
 import enum
@@ -31,7 +31,7 @@ class State(enum.Enum):
 
 
 class Version:
-    """A version: at first known of only, then loaded, and in the end unloaded or broken."""
+    """A version of a model: found, then loaded, and at the end unloaded or failed."""
 
     def __init__(self, model: str, number: int, folder: Path):
         self.model = model
@@ -39,23 +39,22 @@ class Version:
         self.folder = folder
         self.state = State.START
         self.error = ""  # why it could not be loaded
-        self.seen: object = None  # the files that could not be loaded
+        self._files: object = None  # as they were when it was loaded
         self._saved_model: session.SavedModel | None = None
         self._batchers: dict[str, Batcher] = {}
         self._users = 0
         self._unused = threading.Condition()
 
     def load(self, bounds: Bounds | None, warm_up: bool) -> None:
-        """Loads and warms the version. Ends as AVAILABLE, or as END with `error` set."""
+        """Loads and warms the version. Its state is then AVAILABLE, or END with `error` set."""
         self.state = State.LOADING
         try:
-            self.seen = _fingerprint(self.folder)
+            self._files = _fingerprint(self.folder)
             model = self._saved_model = session.SavedModel(self.folder)
-            if warm_up:
-                for signature, inputs in warmup.read(self.folder):
-                    session.check(self.inputs(signature), inputs)
-                    outputs = tuple(sorted(self.signatures[signature].outputs))
-                    model.run(signature, inputs, outputs)
+            for signature, inputs in warmup.read(self.folder) if warm_up else []:
+                session.check(self.inputs(signature), inputs)
+                outputs = tuple(sorted(self.signatures[signature].outputs))
+                model.run(signature, inputs, outputs)
             for name, definition in model.signatures.items():
                 if definition.inputs:
 
@@ -64,7 +63,7 @@ class Version:
 
                     threads = f"{self.model}-{self.number}-{name}"
                     self._batchers[name] = Batcher(run, bounds, threads)
-        except Exception as error:  # whatever it is, the other versions are served on
+        except Exception as error:  # the other versions are still served
             self._unload()
             self.state, self.error = State.END, f"{type(error).__name__}: {error}"[:1000]
             log.error("%s version %d cannot be served: %s", self.model, self.number, self.error)
@@ -79,6 +78,11 @@ class Version:
         if self._saved_model:
             self._saved_model.close()
             self._saved_model = None
+
+    def can_be_loaded_again(self, folder: Path) -> bool:
+        """Whether it was unloaded, or failed and its files have changed since."""
+        changed = not self.error or self._files != _fingerprint(folder)
+        return self.state is State.END and changed
 
     @property
     def signatures(self) -> dict:
@@ -99,10 +103,10 @@ class Version:
         return self._saved_model.specs[signature]
 
     def submit(self, signature: str, inputs: Tensors, outputs: tuple[str, ...] = ()) -> Future:
-        """A future of the outputs by name; all of them when none is named.
+        """A future of the named outputs, or of all outputs if none is named.
 
         Raises:
-          RequestError: the inputs are not those of the signature, or too many wait already.
+          RequestError: the inputs do not match the signature, or too many requests wait.
         """
         wanted = self.inputs(signature)
         if not wanted:
@@ -112,20 +116,19 @@ class Version:
         return self._batchers[signature].submit(inputs, names)
 
     def acquire(self) -> bool:
-        """Keeps the version loaded until `release`; False when it is too late for that."""
+        """Keeps the version loaded until `release`; False if it is not available."""
         with self._unused:
-            if self.state is not State.AVAILABLE:
-                return False
-            self._users += 1
-            return True
+            self._users += self.state is State.AVAILABLE
+            return self.state is State.AVAILABLE
 
     def release(self) -> None:
+        """Ends what `acquire` began."""
         with self._unused:
             self._users -= 1
             self._unused.notify_all()
 
     def retire(self) -> None:
-        """Takes no more requests, answers those that it has, and unloads."""
+        """Accepts no more requests, completes pending ones, and unloads."""
         with self._unused:
             if self.state is not State.AVAILABLE:
                 return
@@ -134,92 +137,84 @@ class Version:
         self._unload()
         self.state = State.END
         log.info("%s version %d is unloaded", self.model, self.number)
+        # Graphs are full of cycles: without this, 20 swaps of a 2 MB model leave 50 MB.
+        gc.collect()
 
 
 class Model:
-    """A model under its name: those of its versions that its configuration asks for."""
+    """A model: the versions that its configuration asks for."""
 
     def __init__(self, config: ModelConfig, bounds: Bounds | None, warm_up: bool):
         self.name = config.name
         self._config = config
         self._bounds = bounds
         self._warm_up = warm_up
-        self.versions: dict[int, Version] = {}  # all that were ever to be served
+        self.versions: dict[int, Version] = {}  # also unloaded and failed ones
 
     def poll(self) -> None:
-        """Looks for versions; loads what is new, then retires what is to be served no more.
+        """Loads new versions, then unloads those that are no longer to be served.
 
-        While nothing that is to be served is available, what was before stays: a broken version
-        does not take the place of a good one.
+        Unless a version to be served is available, the previous ones stay: a broken version does
+        not replace a good one.
         """
         found = versions(self._config.base_path)
         aspired = self._config.aspired(set(found))
         for number in sorted(aspired):
             known = self.versions.get(number)
-            if known is None or _is_to_be_loaded_again(known, found[number]):
+            if known is None or known.can_be_loaded_again(found[number]):
                 version = Version(self.name, number, found[number])
-                # A new dictionary, as others may be reading the present one.
+                # A new dictionary, as other threads may be reading the present one.
                 self.versions = {**self.versions, number: version}
                 version.load(self._bounds, self._warm_up)
         if any(self.versions[number].state is State.AVAILABLE for number in aspired):
             for number, version in self.versions.items():
                 if number not in aspired and version.state is State.AVAILABLE:
-                    # Not here: it waits for requests, and other models are to be looked after.
-                    threading.Thread(target=_retire, args=[version], daemon=True).start()
+                    # In a thread, as it waits for requests while other models are polled.
+                    threading.Thread(target=version.retire, daemon=True).start()
 
-    def find(self, number: int | None = None, label: str | None = None) -> Version:
-        """An available version: that of the number or label, else the highest.
+    def find(self, number: int | None, label: str | None) -> Version:
+        """The available version of a number or label, else the highest.
 
         Raises:
           RequestError: there is none.
         """
-        if label is not None:
-            number = self.number_of(label)
-        if number is not None:
-            version = self.versions.get(number)
-            if version is None or version.state is not State.AVAILABLE:
-                raise RequestError(
-                    "NOT_FOUND", f"Servable not found for request: Specific({self.name}, {number})"
-                )
-            return version
-        available = [v for v in self.versions.values() if v.state is State.AVAILABLE]
-        if not available:
-            raise RequestError("NOT_FOUND", f"Servable not found for request: Latest({self.name})")
-        return max(available, key=lambda version: version.number)
+        number = self._number(number, label)
+        available = {n: v for n, v in self.versions.items() if v.state is State.AVAILABLE}
+        wanted = max(available, default=None) if number is None else number
+        if wanted not in available:
+            raise _not_found(self.name, number)
+        return available[wanted]
 
-    def number_of(self, label: str) -> int:
-        if label not in self._config.labels:
-            raise invalid(f"Unrecognized servable version label: {label}")
-        return self._config.labels[label]
-
-    def statuses(self, number: int | None = None, label: str | None = None) -> list[Version]:
+    def statuses(self, number: int | None, label: str | None) -> list[Version]:
         """All versions, highest first, or the one of the number or label.
 
         Raises:
           RequestError: there is none.
         """
-        if label is not None:
-            number = self.number_of(label)
-        if number is None and self.versions:
-            return sorted(self.versions.values(), key=lambda version: -version.number)
-        if number is None:
-            raise RequestError("NOT_FOUND", f"Could not find any versions of model {self.name}")
-        if number not in self.versions:
-            raise RequestError("NOT_FOUND", f"Could not find version {number} of model {self.name}")
-        return [self.versions[number]]
+        number = self._number(number, label)
+        found = sorted(self.versions.values(), key=lambda version: -version.number)
+        if number is not None:
+            found = [version for version in found if version.number == number]
+        if not found:
+            which = "any versions" if number is None else f"version {number}"
+            raise RequestError("NOT_FOUND", f"Could not find {which} of model {self.name}")
+        return found
 
-    def retire(self) -> None:
-        for version in self.versions.values():
-            version.retire()
+    def _number(self, number: int | None, label: str | None) -> int | None:
+        if label is None:
+            return number
+        if label not in self._config.labels:
+            raise invalid(f"Unrecognized servable version label: {label}")
+        return self._config.labels[label]
 
 
 class Models:
-    """All models by name, and the thread that looks for their versions.
+    """All models by name, and the thread that looks for new versions.
 
     Args:
       configs: of the models.
       bounds: of batches; None: no batches.
-      warm_up: replay the requests that a version brings before it is served.
+      warm_up: run the warm-up requests of a version before it is served.
     """
 
     def __init__(self, configs: list[ModelConfig], bounds: Bounds | None, warm_up: bool = True):
@@ -228,7 +223,7 @@ class Models:
         self._thread: threading.Thread | None = None
 
     def start(self, poll_seconds: float) -> None:
-        """Loads what is there, then looks for new versions until `stop`."""
+        """Loads the versions that exist, then looks for new ones until `stop`."""
         self.poll()
         self._thread = threading.Thread(
             target=self._keep_polling, args=[poll_seconds], name="poll", daemon=True
@@ -236,10 +231,11 @@ class Models:
         self._thread.start()
 
     def poll(self) -> None:
+        """Looks for new versions of all models once."""
         for model in self._models.values():
             try:
                 model.poll()
-            except Exception:  # an unreachable disk, say, which may come back
+            except Exception:  # such as an unreachable disk, which may come back
                 log.exception("%s: cannot look for versions", model.name)
 
     def _keep_polling(self, seconds: float) -> None:
@@ -247,12 +243,13 @@ class Models:
             self.poll()
 
     def stop(self) -> None:
-        """Unloads everything once its requests are answered."""
+        """Completes pending requests and unloads all models."""
         self._stopped.set()
         if self._thread:
             self._thread.join()
         for model in self._models.values():
-            model.retire()
+            for version in model.versions.values():
+                version.retire()
 
     def __contains__(self, name: str) -> bool:
         return name in self._models
@@ -264,49 +261,39 @@ class Models:
     def use(
         self, name: str, number: int | None = None, label: str | None = None
     ) -> Iterator[Version]:
-        """An available version of a model, which stays loaded inside.
+        """An available version of a model, which stays loaded inside the `with` block.
 
         Raises:
           RequestError: there is none.
         """
-        while not (version := self._find(name, number, label)).acquire():
-            pass  # retired since it was found, so that there is a newer one now, or none
+        if name not in self._models:
+            raise _not_found(name, number)
+        while not (version := self._models[name].find(number, label)).acquire():
+            pass  # unloaded since it was found: now there is a newer one, or none
         try:
             yield version
         finally:
             version.release()
 
-    def _find(self, name: str, number: int | None, label: str | None) -> Version:
-        if name not in self._models:
-            which = f"Latest({name})" if number is None else f"Specific({name}, {number})"
-            raise RequestError("NOT_FOUND", f"Servable not found for request: {which}")
-        return self._models[name].find(number, label)
-
-    def statuses(self, name: str, number: int | None = None, label: str | None = None):
-        """Versions of a model, whatever their state; see `Model.statuses`."""
+    def statuses(
+        self, name: str, number: int | None = None, label: str | None = None
+    ) -> list[Version]:
+        """Versions of a model in any state; see `Model.statuses`."""
         if name not in self._models:
             raise RequestError("NOT_FOUND", f"Could not find any versions of model {name}")
         return self._models[name].statuses(number, label)
 
 
-def _retire(version: Version) -> None:
-    version.retire()
-    # A graph is full of cycles: without this, 20 swaps of a 2 MB model leave 50 MB for later.
-    gc.collect()
-
-
-def _is_to_be_loaded_again(version: Version, folder: Path) -> bool:
-    """Whether it was unloaded, or was broken and its files have changed since."""
-    return version.state is State.END and (
-        not version.error or version.seen != _fingerprint(folder)
-    )
+def _not_found(name: str, number: int | None) -> RequestError:
+    which = f"Latest({name})" if number is None else f"Specific({name}, {number})"
+    return RequestError("NOT_FOUND", f"Servable not found for request: {which}")
 
 
 def _fingerprint(folder: Path) -> list[tuple[str, int, int]]:
     """Changes when files in the folder do."""
     found = []
     for path in sorted(folder.rglob("*")):
-        with contextlib.suppress(OSError):  # gone since it was found
+        with contextlib.suppress(OSError):  # deleted meanwhile
             stat = path.stat()
             found.append((str(path), stat.st_mtime_ns, stat.st_size))
     return found
