@@ -409,7 +409,7 @@ def test_an_old_run_goes_on_whatever_the_times_of_its_files(run, begun):
 def test_a_folder_that_is_no_run_is_refused(tmp_path):
     (tmp_path / "run").mkdir()
     (tmp_path / "run" / "thesis.tex").touch()
-    with pytest.raises(UserError, match="run: expected a new or an empty folder, or a run"):
+    with pytest.raises(UserError, match="run is not empty and is not a run folder"):
         go_on(tmp_path / "run")
     assert [path.name for path in tmp_path.rglob("*")] == ["run", "thesis.tex"]
 

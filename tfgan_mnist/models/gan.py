@@ -104,7 +104,7 @@ class GAN(AdversarialModel):
         replicas = tf.distribute.get_replica_context().num_replicas_in_sync
         scale = optimizer.scale_loss(tf.ones([])) / replicas  # before `apply`, which may change it
         norm = tf.linalg.global_norm(gradients) / scale if gradients else tf.zeros([])
-        optimizer.apply(gradients, weights)
+        optimizer.apply(optimizers.spread_non_finite(gradients), weights)
         return norm
 
     def _move_average(self) -> None:

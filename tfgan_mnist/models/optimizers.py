@@ -8,18 +8,14 @@ import tensorflow as tf
 class Adam(keras.optimizers.Adam):
     """Keras's Adam; a variable is updated by TensorFlow's one operation instead of a dozen.
 
-    An update of which a gradient is NaN or infinite, on any replica, is skipped as a whole:
-    `iterations` counts the others.
+    An update of which a gradient is NaN or infinite is skipped as a whole; `iterations` counts the
+    others. Replicas have to agree, see `spread_non_finite`.
     """
 
     def apply(self, grads, trainable_variables=None):
         if not self.built:
             self.build(trainable_variables)
-        context = tf.distribute.get_replica_context()
         finite = tf.math.is_finite(tf.linalg.global_norm(grads)) if grads else tf.constant(True)
-        if context.num_replicas_in_sync > 1:
-            wrong = context.all_reduce(tf.distribute.ReduceOp.SUM, tf.where(finite, 0.0, 1.0))
-            finite = tf.equal(wrong, 0.0)
         keras_apply = super().apply
 
         # Among replicas a condition around an update has to stand outside of them.
@@ -31,6 +27,7 @@ class Adam(keras.optimizers.Adam):
 
             tf.cond(strategy.experimental_local_results(finite)[0], update, lambda: tf.constant(0))
 
+        context = tf.distribute.get_replica_context()
         context.merge_call(decide, args=(finite, list(grads)))
 
     def update_step(self, gradient, variable, learning_rate):
@@ -59,6 +56,26 @@ class Adam(keras.optimizers.Adam):
         """The momentum and the velocity of a variable; private members of Keras 3.15."""
         index = self._get_variable_index(variable)
         return self._momentums[index].value, self._velocities[index].value
+
+
+def spread_non_finite(gradients: list) -> list:
+    """The gradients, NaN on all replicas where one of any replica is NaN or infinite.
+
+    Keras's loss scale, and `Adam`, look at the first replica only.
+    """
+    context = tf.distribute.get_replica_context()
+    if context.num_replicas_in_sync == 1 or not gradients:
+        return gradients
+    zero = 0.0 * tf.linalg.global_norm(gradients)  # or NaN
+    zero = context.all_reduce(tf.distribute.ReduceOp.SUM, zero)
+
+    def add(gradient):
+        if isinstance(gradient, tf.IndexedSlices):
+            values = gradient.values + zero
+            return tf.IndexedSlices(values, gradient.indices, gradient.dense_shape)
+        return gradient + zero
+
+    return [add(gradient) for gradient in gradients]
 
 
 def prepare(optimizer, network: keras.Model) -> keras.optimizers.Optimizer:
