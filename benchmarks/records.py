@@ -1,5 +1,6 @@
-"""Where figures are kept: a line of JSON for each run of a benchmark, with what it was run on."""
+"""Results of benchmarks: one line of JSON for each, with the machine it was measured on."""
 
+import contextlib
 import datetime
 import importlib.metadata
 import json
@@ -8,23 +9,17 @@ import platform
 from pathlib import Path
 from typing import Any
 
-from tfgan_mnist import config
+from tfgan_mnist.config import Config
 
 RESULTS = Path(__file__).parent / "results"
 PACKAGES = ("tensorflow", "keras", "numpy", "torch")
-# What in the environment changes TensorFlow's pace; other variables may tell whose machine it is.
-SETTINGS = (
-    "OMP_NUM_THREADS",
-    "TF_ENABLE_ONEDNN_OPTS",
-    "TF_NUM_INTEROP_THREADS",
-    "TF_NUM_INTRAOP_THREADS",
-    "TF_XLA_FLAGS",
-    "XLA_FLAGS",
-)
+# Variables that change TensorFlow's speed; others may hold private values.
+VARIABLES = ("OMP_NUM_THREADS", "TF_ENABLE_ONEDNN_OPTS", "TF_NUM_INTEROP_THREADS")
+VARIABLES += ("TF_NUM_INTRAOP_THREADS", "TF_XLA_FLAGS", "XLA_FLAGS")
 
 
 def machine() -> dict[str, Any]:
-    """Processor, cores that may be used, memory, and versions of what is installed."""
+    """Returns the processor, the usable cores, the memory and the installed versions."""
     processor, flags = platform.processor(), ""
     for line in Path("/proc/cpuinfo").read_text().splitlines():
         if line.startswith("model name"):
@@ -33,10 +28,8 @@ def machine() -> dict[str, Any]:
             flags = line
     versions = {"python": platform.python_version()}
     for package in PACKAGES:
-        try:
+        with contextlib.suppress(importlib.metadata.PackageNotFoundError):
             versions[package] = importlib.metadata.version(package)
-        except importlib.metadata.PackageNotFoundError:
-            continue
     return {
         "processor": processor,
         "bfloat16": "avx512_bf16" in flags or "amx_bf16" in flags,
@@ -44,27 +37,24 @@ def machine() -> dict[str, Any]:
         "memory_gb": round(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30, 1),
         "load": os.getloadavg()[0],
         "versions": versions,
-        "settings": {key: os.environ[key] for key in SETTINGS if key in os.environ},
+        "settings": {key: os.environ[key] for key in VARIABLES if key in os.environ},
     }
 
 
-def configuration(settings: config.Config) -> dict[str, Any]:
-    """A configuration as JSON gives it back, without what says where things are."""
-    return json.loads(json.dumps(settings.without_places()))
+def configuration(config: Config) -> dict[str, Any]:
+    """Returns a configuration as it is read back from JSON, without the folders it names."""
+    return json.loads(json.dumps(config.without_places()))
 
 
-def append(name: str, figures: dict[str, Any]) -> Path:
-    """Adds a line to results/<name>.jsonl; the file's path."""
-    RESULTS.mkdir(exist_ok=True)
-    path = RESULTS / f"{name}.jsonl"
+def append(name: str, figures: dict[str, Any]) -> None:
+    """Adds a line to results/<name>.jsonl."""
     now = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
-    with open(path, "a") as stream:
+    with open(RESULTS / f"{name}.jsonl", "a") as stream:
         stream.write(json.dumps({"date": now, "machine": machine()} | figures) + "\n")
-    return path
 
 
 def table(rows: list[tuple], heads: tuple[str, ...]) -> str:
-    """Rows as Markdown: the first column to the left, the others to the right."""
+    """Returns rows as a Markdown table; the first column is aligned left, the others right."""
     cells = [heads, *(tuple(map(str, row)) for row in rows)]
     widths = [max(len(row[i]) for row in cells) for i in range(len(heads))]
 

@@ -1,68 +1,58 @@
-"""One trial of a recipe: trains it, judges it after every epoch, and keeps what was found.
+"""One change of a recipe: trains it and compares samples with held-out images after each epoch.
 
     python -m benchmarks.search --model=dcgan --epochs=2 --latent_dim=32 --why="fewer latents"
 
-Takes a flag for every field of the configuration; what differs from the model's recipe is the
-setting, and the whole configuration is told beside it. Each evaluation appends a line to
-results/search.jsonl. Samples are judged against the 5,000 held-out training images, as training
-itself does it: the test images have no part in the choice of a recipe.
+Takes a flag for each field of the configuration. Each evaluation appends a line to
+results/search.jsonl: "setting" is what differs from the model's recipe, "configuration" the whole.
+Samples are compared with the 5,000 held-out training images, as during training: the test images
+have no part in the choice of a recipe.
 
-A trial is told by its step's cost on a machine with nothing else to do: "seconds" is the number of
-steps times the 20th percentile of the time of a step, so that trials can be compared that ran
-beside other work, of which "wall" tells.
+"seconds" is the number of steps times the 20th percentile of a step's time, so that trials can be
+compared that shared the machine with other work; "wall" is the measured sum.
 
-Rows without a configuration name in their setting what the recipe has changed since. "code" in a
-setting tells what no flag does; rows without "wall" come from a script of such changes, which also
-judged within epochs; those without "seconds" judge the checkpoint of a finished run. A field that a
-configuration lacks was added since and had its default.
+Older rows without a configuration list in their setting what the recipe has changed since; "code"
+is a change of the code; rows without "seconds" evaluate a checkpoint of a finished run.
 """
 
-import dataclasses
 import time
-from pathlib import Path
 
 import numpy as np
 
 from benchmarks import records
 from tfgan_mnist import cli, config
+from tfgan_mnist.config import Config
 
-TOLD = ("fid", "precision", "recall", "density", "coverage", "classes_covered", "label_accuracy")
+HELD_OUT = 5000  # images at most
+SCORES = ("fid", "precision", "recall", "density", "coverage", "classes_covered", "label_accuracy")
 
 
-def trial(settings: config.Config, why: str) -> None:
+def run(trial: Config, why: str) -> None:
     """Trains as configured and appends a line after each epoch."""
     cli.start_tensorflow()
     import keras
 
-    from benchmarks.contestants.ours import fit
+    from benchmarks import ours
+    from benchmarks.time_to_quality import score_samples
     from tfgan_mnist import data
     from tfgan_mnist.data import order
-    from tfgan_mnist.evaluation import classifier
-    from tfgan_mnist.training import build, evaluation_callback, runtime
+    from tfgan_mnist.evaluation import classifier, protocol
+    from tfgan_mnist.training import runtime
 
-    runtime.configure(settings.seed, settings.precision)
-    digits = data.load(
-        settings.dataset,
-        settings.data_dir or None,
-        settings.manual_dir or None,
-        settings.image_size,
-        settings.channels or None,
-    )
-    training, held_out = order.hold_out(
-        digits.train, evaluation_callback.num_held_out(len(digits.train.images))
-    )
-    judge = classifier.load(settings.dataset, digits.train.images.shape[1:], settings.data_dir)
-    configuration = records.configuration(settings)
-    full_pass = order.steps_per_epoch(training, settings.images_per_step)
-    settings = dataclasses.replace(settings, steps_per_epoch=settings.steps_per_epoch or full_pass)
-    model = build.build(settings, digits.train.images.shape[1:], digits.num_classes)
-    evaluation = evaluation_callback.Evaluation(
-        Path("."), judge, held_out, every=1, last_epoch=settings.epochs
-    )
-    evaluation.set_model(model)
+    runtime.configure(trial.seed, trial.precision)
+    folders = trial.data_dir or None, trial.manual_dir or None
+    data_set = data.load(trial.dataset, *folders, trial.image_size, trial.channels or None)
+    image_shape = data_set.train.images.shape[1:]
+    num = min(HELD_OUT, len(data_set.train.images) // 12)
+    training, held_out = order.hold_out(data_set.train, num)
+    features = classifier.load(trial.dataset, image_shape, trial.data_dir)
+    real = protocol.compute_reference(features, held_out.images)
+    configuration = records.configuration(trial)
+    trial = ours.with_steps(trial, training)
+    xla = runtime.use_xla()
+    model = ours.build(trial, image_shape, data_set.num_classes, jit_compile=xla)
     steps: list[float] = []
 
-    class Times(keras.callbacks.Callback):
+    class Evaluate(keras.callbacks.Callback):
         def on_train_batch_begin(self, batch, logs=None):
             self.begun = time.perf_counter()
 
@@ -70,46 +60,41 @@ def trial(settings: config.Config, why: str) -> None:
             steps.append(time.perf_counter() - self.begun)
 
         def on_epoch_end(self, epoch, logs=None):
-            found = evaluation.evaluate()
-            line = {
-                "model": settings.model,
+            scores = score_samples(features, *ours.sample(model, num, seed=1), real)
+            row = {
+                "model": trial.model,
                 "setting": setting(configuration),
                 "configuration": configuration,
                 "why": why,
-                "seed": settings.seed,
+                "seed": trial.seed,
                 "epoch": epoch + 1,
                 "steps": len(steps),
                 "seconds": round(len(steps) * float(np.quantile(steps, 0.2)), 1),
                 "wall": round(sum(steps), 1),
-                **{key: round(found[key], 4) for key in TOLD if key in found},
+                **{key: round(scores[key], 4) for key in SCORES if key in scores},
                 **{key: round(float(value), 3) for key, value in (logs or {}).items()},
             }
-            print(line, flush=True)
-            records.append("search", line)
+            print(row, flush=True)
+            records.append("search", row)
 
-    fit(model, training, settings, Times())
+    ours.fit(model, training, trial, Evaluate())
 
 
 def setting(configuration: dict) -> dict:
-    """What differs from the model's recipe and is not told otherwise."""
+    """Returns what differs from the model's recipe, but for seed and steps, which a row has."""
     recipe = records.configuration(config.resolve({"model": configuration["model"]}))
-    told = ("seed", "steps_per_epoch")
-    return {k: v for k, v in configuration.items() if k not in told and recipe[k] != v}
+    listed = ("seed", "steps_per_epoch")
+    return {k: v for k, v in configuration.items() if k not in listed and recipe[k] != v}
 
 
-def main(arguments) -> None:
-    """Turns flags into a trial."""
-    trial(config.resolve(config.explicit_flags(arguments), arguments.config), arguments.why)
+def main(flags) -> None:
+    """Runs the trial that the flags describe."""
+    run(config.resolve(config.explicit_flags(flags), flags.config), flags.why)
 
 
-def parser() -> cli.Parser:
-    """Those of the configuration, and why it is tried."""
+if __name__ == "__main__":
     parser = cli.Parser("search", __doc__)
     parser.add_argument("--config", metavar="FILE", help="TOML file with some of the values below")
     parser.add_argument("--why", default="", help="what the trial is to show")
     config.add_flags(parser)
-    return parser
-
-
-if __name__ == "__main__":
-    cli.run(main, parser())
+    cli.run(main, parser)

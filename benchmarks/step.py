@@ -1,257 +1,274 @@
-"""Images per second of a training step: ours and the peers', on the same networks and batch.
+"""Time of a training step. Variants take turns, so that all see the same state of the machine.
 
-    python -m benchmarks.step
+    python -m benchmarks.step                           # our default recipes: step alone, and fit
+    python -m benchmarks.step --compare=keras_layers    # our layers and optimizer, or Keras's
+    python -m benchmarks.step --compare=baselines       # the examples' loops on dcgan's networks
+    python -m benchmarks.step --compare=PATH            # another checkout of this repository
+    python -m benchmarks.step --profile                 # where the time of a step goes
 
-Everybody trains our default DCGAN's networks in its batches on MNIST, each by its own loop and in
-a process of its own. The peers' are of Keras's own layers, since that ours compute the same
-functions faster is part of what is compared; PyTorch's are made from the layers of ours. All must
-have as many parameters. They take turns of some seconds, round after round, in changing order;
-figures are medians over rounds, spreads are quartiles. The first turn, with tracing and compiling,
-does not count.
+Each variant has its own process, which trains for some seconds in every round while the others
+wait. Ratios are to the first variant of a recipe: above 1 is slower. The first step, which traces
+and compiles, does not count. On a machine with other work compare minima, or the time of all cores.
 
-- "ours: train command" is `python -m tfgan_mnist.train` with all its callbacks; what they do
-  between epochs is timed apart and shared out over the default epoch.
-- "keras-io, default" is what Keras makes of jit_compile="auto" here; the table says which.
-- A FLOP is a multiplication or an addition of the matrix products and convolutions in the step as
-  it is traced; nothing else is counted. The machine's ceilings are those of the best of some
-  shapes, measured in turns like all else.
-
-Ten minutes on 2 cores, which should have nothing else to do. A line of results/step.jsonl holds all
-figures.
+"step" is `train_step` on one batch in memory, "fit" is `fit` with the input pipeline and without
+callbacks. The baselines train the networks of the default `dcgan`, built of Keras's own layers, in
+its batches; PyTorch is not among them.
 """
 
 import argparse
+import collections
 import json
-import math
+import re
 import statistics
+import subprocess
 import sys
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
 
-from benchmarks import contestants, entrants, records
-from benchmarks.workers import Turns, Worker
+from benchmarks import baselines, records
+from benchmarks.baselines import BASELINES, OURS
+from benchmarks.timed import TimedTraining
 
-TRAIN, FIT = "ours: train command", "ours: fit"
-BARE, FED = "ours: bare step", "ours: step and data"
-XLA = "keras-io, XLA"
-NEEDED = (TRAIN, FIT, BARE, FED, "keras-io, default", "ceilings")  # for the tables
-
-
-def work(name: str, ours: dict) -> None:
-    """What a worker does."""
-    turns = Turns()
-    if not name.startswith("PyTorch"):
-        from tfgan_mnist import cli
-
-        cli.start_tensorflow()
-    if name == "layers":
-        from benchmarks import layers
-
-        turns.begin(layers.report())
-        return
-    entrant = entrants.ENTRANTS[name](ours)
-    turns.begin(entrant.facts)
-    entrant.run(turns)
-
-
-def quartiles(values: list[float]) -> tuple[float, float, float]:
-    """Of at least one value."""
-    if len(values) == 1:
-        return values[0], values[0], values[0]
-    low, middle, high = statistics.quantiles(values, method="inclusive")
-    return low, middle, high
+ROOT = Path(__file__).parents[1]
+# Classes of ours that replace one of Keras with the same name, in each default recipe.
+CONVOLUTIONAL = ("Conv2D", "Conv2DTranspose", "BatchNormalization")
+OUR_LAYERS = {"gan": CONVOLUTIONAL[2:], "dcgan": CONVOLUTIONAL, "cdcgan": CONVOLUTIONAL}
+# Imports `tfgan_mnist` from the checkout in the first argument, `benchmarks` from this one.
+WORKER = (
+    "import sys, benchmarks; sys.path.insert(0, sys.argv[1]); from benchmarks import step; "
+    "step.work(*sys.argv[2:])"
+)
+PROFILED_STEPS = 5
+# What an operation of the profile belongs to, by its name and type; the first match counts.
+PARTS = {
+    "products and convolutions": r":.*(MatMul|Conv2D)",
+    "batch norm": r"batch_norm",
+    "optimizers": r"adam",
+    "activations": r"(?i)relu|tanh|activation",
+    "gradient norms": r"L2Loss|global_norm",
+    "others": r"",
+}
 
 
-def measure(names: list[str], rounds: int, seconds: float) -> tuple[dict, dict]:
-    """What each entrant said of itself, and what it reported in each round."""
-    workers = {}
+def use_keras(names: tuple[str, ...]) -> None:
+    """Makes the package use Keras's classes in place of its own of these names, in this process."""
+    import keras
+
+    for name in names:
+        original = getattr(keras.layers, name, None) or getattr(keras.optimizers, name)
+        modules = [module for key, module in sys.modules.items() if key.startswith("tfgan_mnist.")]
+        users = [module for module in modules if name in vars(module)]
+        if not users:
+            raise ValueError(f"expected a class of tfgan_mnist; received {name}")
+        for module in users:
+            setattr(module, name, original)
+
+
+def train(model: str, loop: str = "step", keras=(), xla=None, **values: Any) -> TimedTraining:
+    """Returns a training of a default recipe, with other values of the configuration.
+
+    Args:
+      model: name of the recipe.
+      loop: "step", "fit" or a baseline, which trains the recipe's networks.
+      keras: names of classes of ours to replace by Keras's.
+      xla: compile the step with XLA; by default as the train command does.
+      **values: fields of the configuration.
+    """
+    from tfgan_mnist import cli
+
+    cli.start_tensorflow()
+    import tensorflow as tf
+
+    from benchmarks import ours
+
+    use_keras(keras)
+    if loop in BASELINES:
+        return on_recipe(loop, model)(*baselines.digits(), seed=0)
+
+    class Step(ours.Ours):
+        def run(self, tick):
+            batch = next(iter(ours.batches(self.split, self.config)))
+            step = tf.function(self.model.train_step, jit_compile=self.model.jit_compile)
+            while True:
+                # A GPU's steps are waited for together, as nobody reads each step's loss.
+                steps = 20 if tf.config.list_physical_devices("GPU") else 1
+                logs = [step(batch) for _ in range(steps)]
+                float(logs[-1]["d_loss"])
+                tick(steps * self.config.images_per_step)
+
+    kind = ours.Ours if loop == "fit" else Step
+    return kind(model, *baselines.digits(), seed=0, xla=xla, epochs=10**6, **values)
+
+
+def on_recipe(name: str, model: str) -> type:
+    """Returns a baseline that trains the networks of an unconditional recipe, in its batches."""
+    import keras
+
+    from benchmarks import ours
+    from benchmarks.baselines.keras_io_cgan import ConditionalGan
+    from tfgan_mnist.config import resolve
+
+    config = resolve({"model": model, "steps_per_epoch": 1})
+    recipe = ours.build(config, (28, 28, 1), 10)
+
+    class Unconditional(ConditionalGan):
+        def generate(self, num, one_hot):
+            latents = keras.random.normal((num, self.latent_dim), seed=self.seed_generator)
+            return self.generator(latents, training=True)
+
+        def with_labels(self, images, one_hot):
+            return images
+
+    class OnRecipe(baselines.load(name)):
+        batch_size, latent_dim, gan = config.batch_size, config.latent_dim, Unconditional
+
+        def networks(self):
+            return recipe.generator, recipe.discriminator
+
+    return OnRecipe
+
+
+def work(model: str, options: str) -> None:
+    """The process of a variant: prints its sizes, then for each line what its steps took.
+
+    Milliseconds of each step, and of a step those of all cores together.
+    """
+    training = train(model, **json.loads(options))
+    training.train(0)
+    print(json.dumps([training.batch_size, *training.parameters()]), flush=True)
+    for line in sys.stdin:
+        done, seen, cpu = len(training.step_seconds), training.images_seen, time.process_time()
+        training.train(float(line))
+        steps = (training.images_seen - seen) / training.batch_size
+        ticks = training.step_seconds[done:]
+        milliseconds = [1e3 * seconds * len(ticks) / steps for seconds in ticks]
+        print(json.dumps([milliseconds, 1e3 * (time.process_time() - cpu) / steps]), flush=True)
+
+
+def receive(process: subprocess.Popen) -> list:
+    """Returns the next line that the process of a variant prints."""
+    line = process.stdout.readline()
+    if not line:
+        raise RuntimeError(f"{process.args[-1]}: the process ended with {process.wait()}")
+    return json.loads(line)
+
+
+def compare(model: str, variants: dict[str, dict], rounds: int, seconds: float) -> dict[str, Any]:
+    """Returns the milliseconds of a step of each variant of a recipe.
+
+    They are [minimum, median, median over turns of the time of all cores].
+
+    Args:
+      model: name of the recipe.
+      variants: label -> arguments of `train`, and "checkout" for another checkout.
+      rounds: turns of each variant.
+      seconds: of a turn.
+
+    Raises:
+      ValueError: the variants have different networks or batches.
+    """
+    processes, sizes = {}, {}
+    turns = collections.defaultdict(list)
+    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True}
     try:
-        ours: dict = {}
-        for name in names:
-            print(f"starting {name}", file=sys.stderr)
-            workers[name] = Worker("step", name, ours=json.dumps(ours))
-            ours = ours or workers[name].facts
-            workers[name].turn(seconds)
-        facts = {name: worker.facts for name, worker in workers.items()}
-        expect_same_networks(facts)
-        reports: dict[str, list] = {name: [] for name in names}
+        for label, options in variants.items():
+            print(f"starting {model}, {label}", file=sys.stderr)
+            checkout = str(options.get("checkout", ROOT))
+            options = json.dumps({key: options[key] for key in options if key != "checkout"})
+            command = [sys.executable, "-c", WORKER, checkout, model, options]
+            processes[label] = subprocess.Popen(command, cwd=ROOT, **pipes)
+            sizes[label] = receive(processes[label])
+        if len(set(map(tuple, sizes.values()))) > 1:
+            raise ValueError(f"expected the same networks and batches; received {sizes}")
         for number in range(rounds):
-            first = number % len(names)
-            for name in [*names[first:], *names[:first]]:
-                reports[name].append(workers[name].turn(seconds))
-            print(f"round {number + 1} of {rounds}", file=sys.stderr)
+            # In turn forwards and backwards: the order must not matter.
+            for label in list(processes)[:: -1 if number % 2 else 1]:
+                print(seconds, file=processes[label].stdin, flush=True)
+                turns[label].append(receive(processes[label]))
     finally:
-        for worker in workers.values():
-            worker.close()
-    return facts, reports
+        for process in processes.values():
+            process.kill()
+            process.communicate()
+    milliseconds = {}
+    for label, of in turns.items():
+        steps = [each for times, _ in of for each in times]
+        cpu = statistics.median(cpu for _, cpu in of)
+        milliseconds[label] = [min(steps), statistics.median(steps), cpu]
+    return {"model": model, "batch_size": sizes[label][0], "milliseconds": milliseconds}
 
 
-def expect_same_networks(facts: dict[str, dict]) -> None:
-    """Raises ValueError when somebody's networks are others."""
-    counts = {name: tuple(of["parameters"]) for name, of in facts.items() if "parameters" in of}
-    if len(set(counts.values())) > 1:
-        raise ValueError(f"expected the same networks everywhere; their parameters: {counts}")
+def variants_of(comparison: str, model: str) -> dict[str, dict]:
+    """Returns the variants that `compare` is to compare, by their labels."""
+    match comparison:
+        case "":
+            return {"step": {}, "fit": {"loop": "fit"}}
+        case "keras_layers":
+            names = (*OUR_LAYERS[model], "Adam")
+            each = {f"Keras's {name}": {"keras": (name,)} for name in names}
+            return {"ours": {}, **each, "all of Keras's": {"keras": names}}
+        case "baselines":
+            names = [name for name in BASELINES if name != "pytorch_dcgan"]
+            plain = {"keras": OUR_LAYERS[model]}
+            ours = {"step": {}, "fit": {"loop": "fit"}}
+            return ours | {name: {"loop": name, **plain} for name in names}
+    return {"this checkout": {}, comparison: {"checkout": Path(comparison).resolve()}}
 
 
-def evaluate(facts: dict, reports: dict, layers: dict) -> dict:
-    """The figures of a run from what the workers reported."""
-    batch = facts[BARE]["batch_size"]
-    # Milliseconds per step, by round.
-    steps = {
-        name: [1e3 * batch * report["seconds"] / report["images"] for report in of]
-        for name, of in reports.items()
-        if name != "ceilings"
-    }
-    everything = [report["notes"] for of in reports.values() for report in of]
-    notes = {
-        key: [value for told in everything for value in told.get(key, [])]
-        for key in ("epoch_end", "evaluation", "matmul", "convolution")
-    }
-    # At the end of an epoch, shared out over its steps; NaN when no epoch ended.
-    full = facts[TRAIN]["steps_per_epoch"]
-    evaluation = 1e3 * statistics.median(notes["evaluation"] or [math.nan]) / full
-    epoch_end = 1e3 * statistics.median(notes["epoch_end"] or [math.nan]) / full
-    median = {name: quartiles(of)[1] for name, of in steps.items()}
-    with_callbacks = median[TRAIN] + epoch_end
+def profile(model: str) -> None:
+    """Prints the milliseconds of a step's operations by part; they overlap."""
+    training = train(model)
+    training.train(1)
+    import tensorflow as tf
+    from tensorflow.tsl.profiler.protobuf import xplane_pb2
 
-    def apart(one: str, other: str) -> float:
-        """Median over rounds of how much longer a step of `one` takes."""
-        return statistics.median(a - b for a, b in zip(steps[one], steps[other], strict=True))
-
-    ceilings = {key: quartiles(notes[key])[1] for key in ("matmul", "convolution")}
-    achieved = layers["gflop"] / median[BARE] * 1e3
-    fastest = min((name for name in entrants.MENDED if name in median), key=median.__getitem__)
-    return {
-        "batch_size": batch,
-        "images_per_second": {
-            name: [batch * 1e3 / value for value in reversed(quartiles(of))]
-            for name, of in steps.items()
-        },
-        "peak_mb": {name: of[-1]["peak_mb"] for name, of in reports.items()},
-        "parameters": facts[BARE]["parameters"],
-        "keras_default_is_xla": facts["keras-io, default"]["xla"],
-        "with_callbacks": batch * 1e3 / with_callbacks,
-        "outside_ms": {
-            "data": apart(FED, BARE),
-            "Keras's fit": apart(FIT, FED),
-            "callbacks at every step": apart(TRAIN, FIT),
-            "evaluations": evaluation,
-            "other callbacks at an epoch's end": epoch_end - evaluation,
-        },
-        "outside_share": 1 - median[BARE] / with_callbacks,
-        "callbacks_share": with_callbacks / median[BARE] - 1,
-        "fastest_peer": fastest,
-        "over_fastest_peer": median[fastest] / with_callbacks,
-        "over_xla": median[XLA] / with_callbacks if XLA in median else None,
-        "flop_per_image": layers["gflop"] * 1e9 / layers["images"],
-        "gflops": achieved,
-        "ceilings_gflops": ceilings,
-        "of_convolution_ceiling": achieved / ceilings["convolution"],
-        "of_matmul_ceiling": achieved / ceilings["matmul"],
-        "layers": layers,
-    }
-
-
-def show(figures: dict) -> None:
-    """Prints the tables."""
-    compared = figures["with_callbacks"]
-    rows = [
-        (
-            name,
-            f"{middle:.0f}",
-            f"{low:.0f} to {high:.0f}",
-            f"{figures['batch_size'] / middle * 1e3:.1f}",
-            f"{compared / middle:.2f}",
-            f"{figures['peak_mb'][name]:.0f}",
-        )
-        for name, (low, middle, high) in figures["images_per_second"].items()
-    ]
-    heads = ("loop", "images/s", "quartiles", "ms/step", "ours / it", "peak MB")
-    default = "on" if figures["keras_default_is_xla"] else "off"
-    ceilings, layers = figures["ceilings_gflops"], figures["layers"]
-    print(
-        records.table(rows, heads),
-        f'\nKeras makes jit_compile="auto" XLA {default} on this machine.',
-        f"Ours with all callbacks, those of epochs shared out: {compared:.0f} images/s. Bars:",
-        f"  over the fastest peer, {figures['fastest_peer']}: "
-        f"{figures['over_fastest_peer']:.2f} (at least 1.2)",
-        f"  over keras-io with XLA: {figures['over_xla'] or 0:.2f} (at least 3)",
-        f"  fit with callbacks over the bare step: {figures['callbacks_share']:+.1%} (at most 3 %)",
-        f"Outside the step: {figures['outside_share']:.1%} of the time; ms at every step:",
-        *(f"  {part}: {value:+.2f}" for part, value in figures["outside_ms"].items()),
-        f"\n{figures['flop_per_image'] / 1e6:.1f} MFLOP per image in products. "
-        f"The bare step does {figures['gflops']:.0f} GFLOP/s,",
-        f"  {figures['of_convolution_ceiling']:.0%} of convolutions' "
-        f"{ceilings['convolution']:.0f}, "
-        f"{figures['of_matmul_ceiling']:.0%} of matrix products' {ceilings['matmul']:.0f}\n",
-        sep="\n",
-    )
-    rows = [
-        (
-            row["shapes"],
-            row["kind"],
-            ", ".join(row["roles"]),
-            f"{row['milliseconds']:.2f}",
-            f"{row['gflop'] / row['milliseconds'] * 1e3:.0f}",
-            f"{row['gflop'] / row['milliseconds'] * 1e3 / ceilings['convolution']:.0%}",
-            f"{row['bare_milliseconds']:.2f}",
-            f"{row['times'] * row['milliseconds']:.2f}",
-        )
-        for row in layers["products"]
-    ]
-    heads = (
-        "shapes",
-        "operation",
-        "where",
-        "ms alone",
-        "GFLOP/s",
-        "of ceiling",
-        "as matrices",
-        "ms/step",
-    )
-    alone, bare = (
-        sum(row["times"] * row[key] for row in layers["products"])
-        for key in ("milliseconds", "bare_milliseconds")
-    )
-    at_ceiling = layers["gflop"] / ceilings["convolution"] * 1e3
-    print(
-        records.table(rows, heads),
-        f"\nA step took {layers['step_ms']:.1f} ms then. Its products, each alone, take "
-        f"{alone:.1f} ms; as bare matrix products of the same numbers {bare:.1f}, "
-        f"at the convolutions' ceiling {at_ceiling:.1f}.",
-        "Profile, ms of operations in a step (they overlap):",
-        *(f"  {part}: {value:.2f}" for part, value in layers["profile"].items()),
-        "  the longest of the others:",
-        *(f"    {name}: {value:.2f}" for name, value in layers["others"].items()),
-        sep="\n",
-    )
+    with tempfile.TemporaryDirectory() as folder:
+        options = tf.profiler.experimental.ProfilerOptions(host_tracer_level=2)
+        tf.profiler.experimental.start(folder, options)
+        for _ in range(PROFILED_STEPS):
+            training.train(0)
+        tf.profiler.experimental.stop()
+        (path,) = Path(folder).rglob("*.xplane.pb")
+        space = xplane_pb2.XSpace.FromString(path.read_bytes())
+    parts: collections.Counter = collections.Counter()
+    for plane in space.planes:
+        for event in (event for line in plane.lines for event in line.events):
+            name = plane.event_metadata[event.metadata_id].name
+            if re.fullmatch(r"[^: ]+:\w+", name):
+                part = next(part for part, regex in PARTS.items() if re.search(regex, name))
+                parts[part] += event.duration_ps / 1e9 / PROFILED_STEPS
+    rows = [(part, f"{milliseconds:.2f}") for part, milliseconds in parts.most_common()]
+    print(records.table(rows, (f"{model}, operations", "ms/step")), end="\n\n")
 
 
 def main() -> None:
-    """Runs the workers, prints the tables and keeps the figures."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--rounds", type=int, default=9)
-    parser.add_argument("--seconds", type=float, default=5.0, help="of a turn")
-    parser.add_argument("--without", default="", metavar="NAME;NAME", help="entrants to leave out")
-    parser.add_argument("--dry", action="store_true", help="keep no record")
-    parser.add_argument("--worker", help=argparse.SUPPRESS)
-    parser.add_argument("--ours", help=argparse.SUPPRESS, default="{}")
-    arguments = parser.parse_args()
-    if arguments.worker:
-        work(arguments.worker, json.loads(arguments.ours))
+    """Measures and prints the tables."""
+    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    parser.add_argument("--compare", default="", help="keras_layers, baselines or a checkout")
+    parser.add_argument("--models", nargs="+", choices=OURS, default=OURS)
+    parser.add_argument("--rounds", type=int, default=10)
+    parser.add_argument("--seconds", type=float, default=2.0, help="of a turn")
+    parser.add_argument("--profile", action="store_true")
+    parser.add_argument("--record", action="store_true", help="append to results/step.jsonl")
+    flags = parser.parse_args()
+    if flags.profile:
+        for model in flags.models:
+            profile(model)
         return
-    without = [name.strip() for name in arguments.without.split(";") if name.strip()]
-    others = [name for name in entrants.ENTRANTS if name not in NEEDED]
-    if not set(without) <= set(others):
-        parser.error(f"--without: expected some of {'; '.join(others)}; received {without}")
-    names = [name for name in contestants.installed(entrants.ENTRANTS) if name not in without]
-    facts, reports = measure(names, arguments.rounds, arguments.seconds)
-    print("timing layers", file=sys.stderr)
-    layers = Worker("step", "layers")
-    layers.close()
-    figures = evaluate(facts, reports, layers.facts)
-    show(figures)
-    if not arguments.dry:
-        figures |= {"rounds": arguments.rounds, "seconds": arguments.seconds}
-        print(f"\nKept in {records.append('step', figures)}")
+    rows = []
+    for model in ("dcgan",) if flags.compare == "baselines" else flags.models:
+        variants = variants_of(flags.compare, model)
+        found = compare(model, variants, flags.rounds, flags.seconds)
+        first = next(iter(found["milliseconds"].values()))
+        for label, times in found["milliseconds"].items():
+            ratios = [f"{time / of:.3f}" for time, of in zip(times, first)]
+            rate = found["batch_size"] * 1e3 / times[1]
+            rows.append((model, label, *(f"{time:.2f}" for time in times), f"{rate:.0f}", *ratios))
+        if flags.record:
+            records.append("step", {"compare": flags.compare} | found)
+    heads = ("min, ms", "median, ms", "cores, ms", "images/s", "ratio: min", "median", "cores")
+    print(records.table(rows, ("recipe", "variant", *heads)))
 
 
 if __name__ == "__main__":

@@ -1,18 +1,15 @@
-"""Digits per minute: every contestant trains ten minutes and is judged on the way.
+"""FID after time budgets: our three models and four public examples.
 
-    python -m benchmarks.time_to_quality            # hours; goes on where it was stopped
-    python -m benchmarks.time_to_quality --report   # the tables and the plot of what there is
+    python -m benchmarks.time_to_quality            # hours; continues where it was stopped
+    python -m benchmarks.time_to_quality --report   # tables and plot of the existing results
 
-A contestant is one of ours or a public example, re-implemented from its published set-up, with
-settings that only slow it down corrected (contestants/). Each has a process of its own, alone on
-the machine, and is scored at 1, 2, 5 and 10 minutes of its own training time, tracing included, the
-protocol not. A recipe of ours that ends before a mark stays as it is. The seeds come one after the
-other, and within a seed the contestants, so that what the machine does over the hours meets all.
+Each training has its own process, alone on the machine, and is scored after 1, 2, 5 and 10 minutes
+of its own training time (see `timed`): 10,000 samples against the 10,000 test images. A recipe of
+ours that ends earlier keeps its last weights. All models of a seed run before the next seed, so
+that slow changes of the machine affect all of them.
 
-Scores: 10,000 samples against the 10,000 test images, as `evaluate` makes them. Each mark is a line
-of results/time_to_quality.jsonl; of ours it tells the recipe, and those of other recipes than
-today's are left out of all that is told. On another machine the contest begins anew, and has a
-table of its own.
+Each line of results/time_to_quality.jsonl is one model ("contestant"), seed and time budget
+("mark"). Rows of other recipes than today's are ignored; each machine has tables of its own.
 """
 
 import argparse
@@ -21,290 +18,259 @@ import math
 import subprocess
 import sys
 import tempfile
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 
-from benchmarks import contestants, records
-from benchmarks.contestants import CONTESTANTS, OURS
+from benchmarks import baselines, records
+from benchmarks.baselines import BASELINES, OURS
 from tfgan_mnist import cli, config
 
 LOG = records.RESULTS / "time_to_quality.jsonl"
 PLOT = records.RESULTS / "time_to_quality.png"
-NUM = 10_000  # samples at each mark
-MARKS = (60, 120, 300, 600)  # seconds of training
+NUM = 10_000  # samples
+BUDGETS = (60, 120, 300, 600)  # seconds of training
 SEEDS = (0, 1, 2)
-THRESHOLDS = (100, 50, 20, 10, 5, 2, 1)  # of FID, for the ratios of times
-DIGITS = "digits.npz"  # the training images, for processes without TensorFlow
+REAL_SCORES = ("fid", "precision", "recall")
+FID_THRESHOLDS = (100, 50, 20, 10, 5, 2, 1)
+OTHER_SCORES = ("precision", "recall", "label_accuracy", "gan_train_accuracy", "smallest_class")
 
 
-def train(name: str, seed: int, marks: Iterable[int], folder: Path) -> None:
-    """Trains a contestant on `folder`'s digits and writes `<mark>.npz` at each mark: samples."""
-    with np.load(folder / DIGITS) as digits:
-        contestant = contestants.load(name)(**digits, seed=seed, published=False)
+def train(name: str, seed: int, budgets: Iterable[int], folder: Path) -> None:
+    """Trains a model and writes samples to `<budget>.npz` after each time budget."""
+    training = baselines.load(name)(*baselines.digits(), seed=seed)
     seconds = 0.0
-    for mark in marks:
-        seen, seconds = contestant.train(mark - seconds)
-        images, labels = contestant.sample(NUM, seed)
-        # Unconditional ones have no labels; a file cannot hold None.
-        kept = {} if labels is None else {"labels": labels}
-        np.savez(folder / f"{mark}.npz", images=images, seconds=seconds, seen=seen, **kept)
+    for budget in budgets:
+        seen, seconds = training.train(budget - seconds)
+        images, labels = training.sample(NUM, seed)
+        conditions = {} if labels is None else {"labels": labels}
+        np.savez(folder / f"{budget}.npz", images=images, seconds=seconds, seen=seen, **conditions)
         print(f"{name}, seed {seed}: {seconds:.0f} s, {seen:,} images", flush=True)
-    contestant.close()
+    training.close()
 
 
-def score(name: str, seed: int, marks: tuple[int, ...], folder: Path, digits) -> list[dict]:
-    """What the samples in `folder` are worth, a row for each mark."""
-    from tfgan_mnist.evaluation import classifier, classifier_training, metrics, protocol
+def score_samples(classifier, images, labels, real) -> dict[str, float]:
+    """Returns the scores of samples uint8 (N, H, W, C), labels (N,) or None."""
+    from tfgan_mnist.evaluation import metrics, protocol
 
-    judge = classifier.load("mnist", digits.train.images.shape[1:])
-    real = protocol.reference(judge, digits, NUM)
+    features, logits = classifier.features_and_logits(images)
+    scores = protocol.quick_scores(features, logits, real)
+    histogram = np.bincount(logits.argmax(axis=1), minlength=logits.shape[1])
+    scores["smallest_class"] = histogram.min() / len(images)
+    if labels is not None:
+        scores["label_accuracy"] = metrics.label_accuracy(logits, labels)
+    return scores
+
+
+def score(name: str, seed: int, budgets: Sequence[int], folder: Path, digits) -> list[dict]:
+    """Returns a row for each time budget whose samples are in `folder`."""
+    from tfgan_mnist.evaluation import protocol
+    from tfgan_mnist.evaluation.classifier import load
+    from tfgan_mnist.evaluation.classifier_training import gan_train_accuracy
+
+    classifier = load("mnist", digits.train.images.shape[1:])
+    real = protocol.reference(classifier, digits, NUM)
     rows = []
-    for mark in marks:
-        with np.load(folder / f"{mark}.npz") as kept:
-            arrays = dict(kept)
-        features, logits = judge.features_and_logits(arrays["images"])
-        found = protocol.quick_scores(features, logits, real)
-        histogram = metrics.class_histogram(logits.argmax(1), digits.num_classes)
-        found["smallest_class"] = float(histogram.min() / histogram.sum())
-        if "labels" in arrays:
-            found["label_accuracy"] = metrics.label_accuracy(logits, arrays["labels"])
-            if mark == max(marks):
-                found["gan_train_accuracy"] = classifier_training.gan_train_accuracy(
-                    arrays["images"], arrays["labels"], *digits.test, digits.num_classes
-                )
+    for budget in budgets:
+        with np.load(folder / f"{budget}.npz") as stored:
+            arrays = dict(stored)
+        labels = arrays.get("labels")
+        scores = score_samples(classifier, arrays["images"], labels, real)
+        if labels is not None and budget == max(budgets):
+            scores["gan_train_accuracy"] = gan_train_accuracy(
+                arrays["images"], labels, *digits.test, digits.num_classes
+            )
         rows.append(
             {
                 "contestant": name,
                 "seed": seed,
-                "mark": mark,
+                "mark": budget,
                 "recipe": recipe(name),
                 "seconds": round(float(arrays["seconds"]), 1),
                 "images": int(arrays["seen"]),
-                **{key: round(float(value), 4) for key, value in found.items()},
-                "floor": {
-                    key: round(real.baseline[key], 4) for key in ("fid", "precision", "recall")
-                },
+                **{key: round(float(value), 4) for key, value in scores.items()},
+                "floor": {key: round(real.baseline[key], 4) for key in REAL_SCORES},
             }
         )
     return rows
 
 
 def recipe(name: str) -> dict:
-    """The configuration of one of ours as it is today; empty for peers, which stay as they are."""
+    """Returns today's configuration of one of our models, and {} for a baseline."""
     return records.configuration(config.resolve({"model": name})) if name in OURS else {}
 
 
-def read() -> list[dict]:
-    """The rows there are of peers and of today's recipes, the last of each kind.
+def is_current(row: dict) -> bool:
+    """Returns whether a row is of a baseline or of today's recipe.
 
-    A field that a row's recipe lacks was added since and had what is its default.
+    A field that the row lacks was added later and had its default; one that was removed is ignored.
     """
-    lines = LOG.read_text().splitlines() if LOG.exists() else []
-    rows = [json.loads(line) for line in lines]
+    if row["contestant"] not in OURS:
+        return True
     defaults = records.configuration(config.Config())
-    return list(
-        {
-            (place(row["machine"]), row["contestant"], row["seed"], row["mark"]): row
-            for row in rows
-            if row["contestant"] not in OURS
-            or defaults | row.get("recipe", {}) == recipe(row["contestant"])
-        }.values()
-    )
+    known = {key: value for key, value in row.get("recipe", {}).items() if key in defaults}
+    return defaults | known == recipe(row["contestant"])
 
 
-def by_machine(rows: list[dict]) -> dict[str, list[dict]]:
-    """The rows of each machine; seconds of one are not those of another."""
-    found: dict[str, list[dict]] = {}
-    for row in rows:
-        found.setdefault(place(row["machine"]), []).append(row)
-    return found
+def read() -> dict[str, list[dict]]:
+    """Returns the current rows of each machine; of repeated measurements the last."""
+    latest: dict[str, dict[tuple, dict]] = {}
+    for row in map(json.loads, LOG.read_text().splitlines() if LOG.exists() else []):
+        if is_current(row):
+            of_machine = latest.setdefault(name_of(row["machine"]), {})
+            of_machine[row["contestant"], row["seed"], row["mark"]] = row
+    return {machine: list(rows.values()) for machine, rows in latest.items()}
 
 
-def place(machine: dict) -> str:
-    """What of `records.machine` makes the pace; the processor's name alone may be a generic one."""
+def name_of(machine: dict) -> str:
+    """Returns what determines a machine's speed; the processor's name alone may be generic."""
     bfloat16 = "with" if machine["bfloat16"] else "without"
     return f"{machine['processor']}, {bfloat16} bfloat16, {machine['cores']} cores"
 
 
-def contest(names: Iterable[str], seeds: Iterable[int], marks: tuple[int, ...]) -> list[str]:
-    """Trains and scores what is missing, each result kept as it comes; tells what failed."""
+def measure(names: Iterable[str], seeds: Iterable[int], budgets: Sequence[int]) -> list[str]:
+    """Trains and scores what is missing, records each result, and returns what failed."""
     from tfgan_mnist import data
 
     digits = data.load("mnist")
-    here = by_machine(read()).get(place(records.machine()), [])
-    done = {(row["contestant"], row["seed"], row["mark"]) for row in here}
+    rows = read().get(name_of(records.machine()), [])
+    done = {(row["contestant"], row["seed"], row["mark"]) for row in rows}
     failed = []
-    for seed in seeds:
-        for name in names:
-            if all((name, seed, mark) in done for mark in marks):
+    for name, seed in ((name, seed) for seed in seeds for name in names):
+        if all((name, seed, budget) in done for budget in budgets):
+            continue
+        with tempfile.TemporaryDirectory() as folder:
+            command = [sys.executable, "-m", "benchmarks.time_to_quality", "--train", name]
+            command += ["--seeds", str(seed), "--budgets", *map(str, budgets), "--folder", folder]
+            if subprocess.run(command, check=False).returncode:
+                failed.append(f"{name}, seed {seed}")
                 continue
-            with tempfile.TemporaryDirectory() as temporary:
-                folder = Path(temporary)
-                np.savez(folder / DIGITS, **digits.train._asdict())
-                # A process of its own: frameworks keep threads and memory.
-                command = [sys.executable, "-m", "benchmarks.time_to_quality", "--train", name]
-                command += ["--seeds", str(seed), "--marks", *map(str, marks), "--folder", folder]
-                if subprocess.run(command, check=False).returncode:
-                    failed.append(f"{name}, seed {seed}")  # said why; the others go on
-                    continue
-                rows = score(name, seed, marks, folder, digits)
-            for row in rows:
-                records.append(LOG.stem, row)
-            print(f"{name}, seed {seed}: FID " + ", ".join(f"{row['fid']:.2f}" for row in rows))
+            rows = score(name, seed, budgets, Path(folder), digits)
+        for row in rows:
+            records.append(LOG.stem, row)
+        print(f"{name}, seed {seed}: FID " + ", ".join(f"{row['fid']:.2f}" for row in rows))
     return failed
 
 
 # The report
 
 
-class Reached(NamedTuple):
-    """When a contestant reached a FID: `sign` tells a time from a bound on one."""
+class Bounds(NamedTuple):
+    """A positive number that is known exactly (low == high) or within bounds."""
 
-    seconds: float
-    sign: str  # "", "≤ " when it was there at the first mark, "> " when not at the last
+    low: float
+    high: float
 
-    def __str__(self) -> str:
-        return f"{self.sign}{self.seconds:.0f}"
+    def __truediv__(self, other: "Bounds") -> "Bounds":
+        return Bounds(self.low / other.high, self.high / other.low if other.low else math.inf)
+
+    def text(self, digits: int) -> str:
+        """Returns "5", "≤ 5", "≥ 5", or "" if nothing is known; bounds are rounded outwards."""
+        scale = 10**digits
+        if self.low == self.high:
+            return f"{self.low:.{digits}f}"
+        if math.isfinite(self.high):
+            return f"≤ {math.ceil(self.high * scale) / scale:.{digits}f}"
+        return f"≥ {math.floor(self.low * scale) / scale:.{digits}f}" if self.low else ""
 
 
 def report(rows: list[dict]) -> None:
-    """Prints means with standard errors, medians, and the times to some FIDs with their ratios."""
-    floor = rows[-1]["floor"]
-    names, marks = entries(rows)
-    print(f"Floor: FID {floor['fid']:.3f}, P {floor['precision']:.2f}, R {floor['recall']:.2f}")
-    print(f"\nMeans ± standard errors over seeds:\n\n{scores(rows, told)}")
-    print(f"\nMedians over seeds:\n\n{scores(rows, lambda values: number(np.median(values)))}")
-
+    """Prints means with standard errors, medians, and the times to some FIDs."""
+    names, budgets = names_and_budgets(rows)
+    print("Real images:", ", ".join(f"{key} {rows[-1]['floor'][key]:.3g}" for key in REAL_SCORES))
+    print(f"\nMeans ± standard errors over seeds:\n\n{scores_table(rows, mean)}")
+    print(f"\nMedians over seeds:\n\n{scores_table(rows, lambda of: number(np.median(of)))}")
     ours = [name for name in names if name in OURS]
-    peers = [name for name in names if name not in OURS]
+    others = [name for name in names if name not in OURS]
     print("\nSeconds to a FID (medians over seeds, interpolated on logarithms):\n")
-    heads = ("FID", *names, *(f"first peer / {name}" for name in ours if peers))
+    heads = ("FID", *names, *(f"first baseline / {name}" for name in ours if others))
     cells = []
-    for threshold in THRESHOLDS:
-        times = {name: time_to(rows, name, marks, threshold) for name in names}
-        first = min((times[name] for name in peers), key=sooner, default=None)
-        ratios = [ratio(first, times[name]) for name in ours] if first else []
-        cells.append((threshold, *times.values(), *ratios))
+    for fid in FID_THRESHOLDS:
+        times = {name: time_to(rows, name, budgets, fid) for name in names}
+        first = min((times[name] for name in others), key=lambda t: (t.high, t.low), default=None)
+        ratios = [(first / times[name]).text(1) for name in ours] if first else []
+        cells.append((fid, *(time.text(0) for time in times.values()), *ratios))
     print(records.table(cells, heads))
 
 
-def scores(rows: list[dict], over_seeds: Callable[[list[float]], str]) -> str:
-    """A table with a line for each contestant: FID at each mark, the other scores at the last."""
-    names, marks = entries(rows)
-    others = {
-        "precision": "precision",
-        "recall": "recall",
-        "label accuracy": "label_accuracy",
-        "GAN-train": "gan_train_accuracy",
-        "classes": "classes_covered",
-        "smallest class": "smallest_class",
-    }
+def scores_table(rows: list[dict], over_seeds: Callable[[list[float]], str]) -> str:
+    """Returns a table of the FIDs after each budget and of the other scores after the last."""
+    names, budgets = names_and_budgets(rows)
     cells = []
     for name in names:
         own = [row for row in rows if row["contestant"] == name]
-        last = [row for row in own if row["mark"] == marks[-1]]
-        values = [[row["fid"] for row in own if row["mark"] == mark] for mark in marks]
-        values += [[row[key] for row in last if key in row] for key in others.values()]
+        last = [row for row in own if row["mark"] == budgets[-1]]
+        values = [[row["fid"] for row in own if row["mark"] == budget] for budget in budgets]
+        values += [[row[key] for row in last if key in row] for key in OTHER_SCORES]
         seeds = len({row["seed"] for row in own})
         cells.append((name, *(over_seeds(each) if each else "" for each in values), seeds))
-    heads = ("contestant", *(f"FID at {mark:g} s" for mark in marks), *others, "seeds")
+    heads = ("model", *(f"FID at {budget:g} s" for budget in budgets), *OTHER_SCORES, "seeds")
     return records.table(cells, heads)
 
 
-def entries(rows: list[dict]) -> tuple[list[str], list[int]]:
-    """The contestants in the order of their first row, and the marks in that of time."""
+def names_and_budgets(rows: list[dict]) -> tuple[list[str], list[int]]:
+    """Returns the models in the order of their first row, and the sorted time budgets."""
     names = dict.fromkeys(row["contestant"] for row in rows)
     return list(names), sorted({row["mark"] for row in rows})
 
 
 def number(value: float) -> str:
-    """Three digits below 1, else two after the point: "0.612", "4.34", "10"."""
+    """Returns three decimals below 1, else two, and none for an integer."""
     return f"{value:g}" if value == int(value) else f"{value:.{3 if abs(value) < 1 else 2}f}"
 
 
-def told(values: list[float]) -> str:
-    """Mean and standard error, both to as many digits: "4.34 ± 0.36"."""
-    mean = number(np.mean(values))
-    if len(values) == 1:
-        return mean
-    digits = len(mean.partition(".")[2])
-    return f"{mean} ± {np.std(values, ddof=1) / len(values) ** 0.5:.{digits}f}"
+def mean(values: list[float]) -> str:
+    """Returns mean and standard error with the same number of decimals: "4.34 ± 0.36"."""
+    shown = number(np.mean(values))
+    digits = len(shown.partition(".")[2])
+    error = f" ± {np.std(values, ddof=1) / len(values) ** 0.5:.{digits}f}" if values[1:] else ""
+    return shown + error
 
 
-def medians(rows: list[dict], name: str, marks: list[int]) -> list[tuple[float, float]]:
-    """Of a contestant at each mark that it has: the time and the FID, medians over seeds.
-
-    A step that lasts, as one that is traced anew, can end after the mark; a recipe, before it.
-    """
-    own = [[r for r in rows if (r["contestant"], r["mark"]) == (name, mark)] for mark in marks]
+def medians(rows: list[dict], name: str, budgets: list[int]) -> list[tuple[float, float]]:
+    """Returns a model's seconds and FID after each of its budgets, as medians over seeds."""
+    own = [[r for r in rows if (r["contestant"], r["mark"]) == (name, mark)] for mark in budgets]
     return [
-        (
-            float(np.median([r["seconds"] for r in of_mark])),
-            float(np.median([r["fid"] for r in of_mark])),
-        )
-        for of_mark in own
-        if of_mark
+        (float(np.median([r["seconds"] for r in of])), float(np.median([r["fid"] for r in of])))
+        for of in own
+        if of
     ]
 
 
-def time_to(rows: list[dict], name: str, marks: list[int], threshold: float) -> Reached:
-    """When the median FID fell to `threshold`."""
+def time_to(rows: list[dict], name: str, budgets: list[int], threshold: float) -> Bounds:
+    """Returns the seconds until the median FID was at most `threshold`."""
     before = None
-    for seconds, value in medians(rows, name, marks):
-        if value <= threshold:
+    for seconds, fid in medians(rows, name, budgets):
+        if fid <= threshold:
             if before is None:
-                return Reached(seconds, "≤ ")
-            x = np.log([before[1], value])
-            share = (np.log(threshold) - x[0]) / (x[1] - x[0])
-            return Reached(float(before[0] * (seconds / before[0]) ** share), "")
-        before = seconds, value
-    # A recipe of ours that has ended stays as it is.
-    lasted = max(row["mark"] for row in rows if row["contestant"] == name)
-    return Reached(max(before[0], lasted), "> ")
-
-
-def sooner(reached: Reached) -> tuple[bool, float]:
-    """A key to sort by."""
-    return reached.sign == "> ", reached.seconds
-
-
-def ratio(peer: Reached, ours: Reached) -> str:
-    """How many times as long the peer took; empty where the bounds leave that open."""
-    times = peer.seconds / ours.seconds
-    at_least, at_most = math.floor(10 * times) / 10, math.ceil(10 * times) / 10
-    match peer.sign, ours.sign:
-        case "", "":
-            return f"{times:.1f}"
-        case "> ", "" | "≤ ":
-            return f"> {at_least:.1f}"
-        case "", "≤ ":
-            return f"≥ {at_least:.1f}"
-        case "≤ " | "", ("" | "> "):
-            return f"≤ {at_most:.1f}"
-    return ""
+                return Bounds(0, seconds)
+            share = np.log(threshold / before[1]) / np.log(fid / before[1])
+            time = float(before[0] * (seconds / before[0]) ** share)
+            return Bounds(time, time)
+        before = seconds, fid
+    # A recipe that has ended keeps its weights until the last budget.
+    last = max(row["mark"] for row in rows if row["contestant"] == name)
+    return Bounds(max(before[0], last), math.inf)
 
 
 def draw(rows: list[dict]) -> None:
-    """FID over seconds on logarithmic axes, a line for each contestant, seeds as dots."""
+    """Draws FID over seconds on logarithmic axes: medians as lines, seeds as dots."""
     from matplotlib.figure import Figure
 
-    names, marks = entries(rows)
+    names, budgets = names_and_budgets(rows)
     figure = Figure(figsize=(7, 4.5), layout="constrained")
     axes = figure.add_subplot()
     for name in names:
         own = [row for row in rows if row["contestant"] == name]
         style = "-" if name in OURS else "--"
-        (line,) = axes.plot(*zip(*medians(rows, name, marks)), style, label=name)
+        (line,) = axes.plot(*zip(*medians(rows, name, budgets)), style, label=name)
         dots = [r["seconds"] for r in own], [r["fid"] for r in own]
         axes.plot(*dots, ".", color=line.get_color())
     axes.axhline(rows[-1]["floor"]["fid"], color="gray", linestyle=":", label="training images")
-    axes.set(
-        xscale="log", yscale="log", xlabel="seconds of training", ylabel="FID, 10k against test"
-    )
-    axes.set_xticks(marks, [f"{mark:g}" for mark in marks], minor=False)
+    axes.set(xscale="log", yscale="log", xlabel="seconds of training", ylabel="FID")
+    axes.set_xticks(budgets, [f"{budget:g}" for budget in budgets], minor=False)
     axes.minorticks_off()
     figure.legend(fontsize="small", loc="outside right upper")
     figure.savefig(PLOT, dpi=120)
@@ -312,31 +278,32 @@ def draw(rows: list[dict]) -> None:
 
 
 def main() -> None:
-    """Runs the contest, one contestant of it, or the report."""
+    """Measures what is missing and prints the report."""
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
-    parser.add_argument("--contestants", nargs="+", choices=CONTESTANTS, metavar="NAME")
+    names = (*BASELINES, *OURS)
+    parser.add_argument("--models", nargs="+", choices=names, metavar="NAME", help=", ".join(names))
     parser.add_argument("--seeds", nargs="+", type=int, default=SEEDS)
-    parser.add_argument("--marks", nargs="+", type=int, default=MARKS, help="seconds")
-    parser.add_argument("--report", action="store_true", help="only tell what there is")
+    parser.add_argument("--budgets", nargs="+", type=int, default=BUDGETS, help="seconds")
+    parser.add_argument("--report", action="store_true", help="only print the existing results")
     parser.add_argument("--train", metavar="NAME", help=argparse.SUPPRESS)
     parser.add_argument("--folder", type=Path, help=argparse.SUPPRESS)
     flags = parser.parse_args()
     if flags.train:
-        train(flags.train, flags.seeds[0], flags.marks, flags.folder)
+        train(flags.train, flags.seeds[0], flags.budgets, flags.folder)
         return
     failed: list[str] = []
     if not flags.report:
-        names = flags.contestants or contestants.installed(CONTESTANTS)
         cli.start_tensorflow()
-        failed = contest(names, flags.seeds, tuple(flags.marks))
-    tables = by_machine(read())
-    if not tables:
-        print("Nothing was measured yet.")
+        models = flags.models or [*baselines.installed(), *OURS]
+        failed = measure(models, flags.seeds, flags.budgets)
+    tables = read()
     for machine, rows in tables.items():
         print(f"\n{machine}:\n")
         report(rows)
-    if tables:  # of the machine that was measured last
+    if tables:
         draw(max(tables.values(), key=lambda rows: max(row["date"] for row in rows)))
+    else:
+        print("Nothing has been measured yet.")
     if failed:
         sys.exit(f"failed: {'; '.join(failed)}")
 

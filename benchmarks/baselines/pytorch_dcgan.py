@@ -6,88 +6,54 @@ last layer is a convolution to one sigmoid; N(0, 0.02) kernels, N(1, 0.02) scale
 batches of 64; binary cross-entropy; D learns from reals and fakes in two backward passes, then G
 from the same fakes; Adam 2e-4, betas 0.5 and 0.999.
 
-Scaled: two of its five levels are left out, those of most channels, and the coarsest map that
-remains is 7x7 instead of 4x4. So G goes 100 -> 7x7x128 (a 7x7 transposed convolution in place of
-the 4x4 one) -> 14x14x64 -> 28x28x1, and D 28x28x1 -> 14x14x64 -> 7x7x128 -> 1 (a 7x7 convolution).
-Samples are drawn by batch norm's moving statistics, as PyTorch's users do where a model serves.
+Scaled: the two levels with the most channels are left out, and the coarsest map is 7x7 instead of
+4x4. G: 100 -> 7x7x128 (a 7x7 transposed convolution) -> 14x14x64 -> 28x28x1. D: 28x28x1 -> 14x14x64
+-> 7x7x128 -> 1 (a 7x7 convolution). Samples use batch norm's moving statistics.
 
-published: its `DataLoader` with two worker processes, which transform image by image. Mended:
-batches are cut from one tensor in memory, and the networks use the `channels_last` format, in which
-convolutions on a CPU need no reordering.
+Corrected, as it only slows it down on a CPU: batches come from one tensor in memory instead of a
+`DataLoader`, and the networks use the `channels_last` format.
 """
 
 import numpy as np
 import torch
 from torch import nn
 
-from benchmarks.contestants.pacing import Paced
+from benchmarks.timed import TimedTraining
 
 
-class Digits(torch.utils.data.Dataset):
-    """Images one at a time, as torchvision's `ToTensor` and `Normalize(0.5, 0.5)` give them."""
-
-    def __init__(self, images: np.ndarray):
-        self.images = images
-
-    def __len__(self) -> int:
-        return len(self.images)
-
-    def __getitem__(self, index) -> torch.Tensor:
-        pixels = torch.from_numpy(self.images[index]).permute(2, 0, 1)
-        return pixels.to(torch.float32).div(255).sub_(0.5).div_(0.5)
-
-
-class PytorchDcgan(Paced):
-    """The example as a `Contestant`."""
+class PytorchDcgan(TimedTraining):
+    """The example in training."""
 
     batch_size = 64
     latent_dim = 100
 
-    def __init__(self, images: np.ndarray, labels: np.ndarray, seed: int, published: bool):
+    def __init__(self, images: np.ndarray, labels: np.ndarray, seed: int):
         super().__init__()
         torch.manual_seed(seed)
-        self.published = published
-        self.digits = Digits(images)
-        self.generator, self.discriminator = self.networks()
-        self.generator.apply(initialise)
-        self.discriminator.apply(initialise)
-        if not published:
-            self.generator.to(memory_format=torch.channels_last)
-            self.discriminator.to(memory_format=torch.channels_last)
+        self.images = torch.from_numpy(images).permute(0, 3, 1, 2)
+        self.generator, self.discriminator = generator(self.latent_dim), discriminator()
+        for network in (self.generator, self.discriminator):
+            network.apply(initialise)
+            network.to(memory_format=torch.channels_last)
         self.criterion = nn.BCELoss()
         adam = {"lr": 2e-4, "betas": (0.5, 0.999)}
         self.d_optimizer = torch.optim.Adam(self.discriminator.parameters(), **adam)
         self.g_optimizer = torch.optim.Adam(self.generator.parameters(), **adam)
 
-    def networks(self) -> tuple[nn.Module, nn.Module]:
-        """The generator and the discriminator."""
-        return generator(self.latent_dim), discriminator()
-
-    def batches(self):
-        """Those of an epoch, (B, 1, 28, 28) in [-1, 1]; the last one may be smaller."""
-        if self.published:
-            yield from torch.utils.data.DataLoader(
-                self.digits, batch_size=self.batch_size, shuffle=True, num_workers=2
-            )
-            return
-        pixels = torch.from_numpy(self.digits.images).permute(0, 3, 1, 2)
-        for chosen in torch.randperm(len(pixels)).split(self.batch_size):
-            yield pixels[chosen].to(torch.float32).div_(127.5).sub_(1)
-
     def run(self, tick) -> None:
         while True:
-            for reals in self.batches():
-                self.step(reals)
-                tick(len(reals))
+            for chosen in torch.randperm(len(self.images)).split(self.batch_size):
+                self.step(self.images[chosen].to(torch.float32).div_(127.5).sub_(1))
+                tick(len(chosen))
 
     def step(self, reals: torch.Tensor) -> None:
-        """One update of D, then one of G."""
+        """Updates D, then G; `reals` (B, 1, 28, 28) in [-1, 1], an epoch's last batch smaller."""
         num = len(reals)
         self.discriminator.zero_grad()
         self.criterion(self.discriminator(reals).view(-1), torch.ones(num)).backward()
         fakes = self.generator(torch.randn(num, self.latent_dim, 1, 1))
-        verdict = self.discriminator(fakes.detach()).view(-1)
-        self.criterion(verdict, torch.zeros(num)).backward()
+        on_fakes = self.discriminator(fakes.detach()).view(-1)
+        self.criterion(on_fakes, torch.zeros(num)).backward()
         self.d_optimizer.step()
 
         self.generator.zero_grad()
@@ -95,7 +61,6 @@ class PytorchDcgan(Paced):
         self.g_optimizer.step()
 
     def sample(self, num: int, seed: int) -> tuple[np.ndarray, None]:
-        """See `Contestant`."""
         latents = np.random.default_rng(seed).standard_normal((num, self.latent_dim), np.float32)
         self.generator.eval()
         with torch.no_grad():
@@ -108,18 +73,17 @@ class PytorchDcgan(Paced):
         return np.rint(pixels * 127.5 + 127.5).astype(np.uint8), None
 
     def parameters(self) -> tuple[int, int]:
-        """See `Contestant`."""
         return count(self.generator), count(self.discriminator)
 
 
 def count(network: nn.Module) -> int:
-    """Parameters and batch norm's statistics, without its counters of batches."""
+    """Returns the number of parameters and batch norm's statistics, without its counters."""
     tensors = [*network.parameters(), *network.buffers()]
     return sum(tensor.numel() for tensor in tensors if tensor.is_floating_point())
 
 
 def initialise(module: nn.Module) -> None:
-    """The example's initial weights."""
+    """Sets the example's initial weights."""
     if isinstance(module, (nn.Conv2d, nn.ConvTranspose2d)):
         nn.init.normal_(module.weight, 0.0, 0.02)
     elif isinstance(module, nn.BatchNorm2d):

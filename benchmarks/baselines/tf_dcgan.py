@@ -3,10 +3,7 @@
 As published: the layers below; latents of 100 normal numbers; images in [-1, 1], all of them
 shuffled, batches of 256; binary cross-entropy of logits, non-saturating for G; both gradients from
 one forward pass and applied together; Adam 1e-4 with Keras's defaults; a Python loop over a
-`tf.function`. The last batch of an epoch is smaller, its fakes are not.
-
-published: nothing of the loop is slowed down by a setting (it never asks for XLA), so that both
-ways are the same.
+`tf.function`. The last batch of an epoch is smaller; its number of fakes is not.
 """
 
 import keras
@@ -14,16 +11,16 @@ import numpy as np
 import tensorflow as tf
 from keras import layers
 
-from benchmarks.contestants.joint import Joint
+from benchmarks.baselines.joint_update import JointUpdate
 
 
-class TfDcgan(Joint):
-    """The tutorial as a `Contestant`."""
+class TfDcgan(JointUpdate):
+    """The tutorial in training."""
 
     batch_size = 256
     latent_dim = 100
 
-    def __init__(self, images: np.ndarray, labels: np.ndarray, seed: int, published: bool):
+    def __init__(self, images: np.ndarray, labels: np.ndarray, seed: int):
         super().__init__()
         keras.utils.set_random_seed(seed)
         self.num_images = len(images)

@@ -1,15 +1,13 @@
-"""TF-GAN's tutorial (tensorflow/gan, colab_notebooks/tfgan_tutorial), the GAN library for TF 1.
+"""The tutorial of TF-GAN, a library for TensorFlow 1 (tensorflow/gan, tfgan_tutorial).
 
 As published: the layers below, L2 of 2.5e-5 on their kernels and biases; latents of 64 normal
 numbers; images in [-1, 1], repeated before a shuffle buffer of 10,000, batches of 32; Wasserstein
 losses without clipping or penalty; Adam with beta_1 0.5, G 1e-3 that is halved after 1,000 steps,
 D 2e-4, both with TF 1's epsilon of 1e-8. The library needs `tf.estimator`, which TensorFlow 2 no
-longer has: its step stands here as a `tf.function` in a Python loop.
+longer has: here the step is a `tf.function` in a Python loop.
 
-Departure, in its favour: both networks learn from one batch and one forward pass, as the library's
-joint training does. The tutorial's Estimator would take turns, with a batch for each.
-
-published: nothing of the loop is slowed down by a setting, so that both ways are the same.
+One difference, in its favour: both networks learn from one batch and one forward pass, as in the
+library's joint training. The tutorial's Estimator uses a batch for each.
 """
 
 import keras
@@ -17,18 +15,18 @@ import numpy as np
 import tensorflow as tf
 from keras import layers
 
-from benchmarks.contestants.joint import Joint
+from benchmarks.baselines.joint_update import JointUpdate
 
 DECAY = 2.5e-5
 
 
-class TfGan(Joint):
-    """The tutorial as a `Contestant`."""
+class TfGan(JointUpdate):
+    """The tutorial in training."""
 
     batch_size = 32
     latent_dim = 64
 
-    def __init__(self, images: np.ndarray, labels: np.ndarray, seed: int, published: bool):
+    def __init__(self, images: np.ndarray, labels: np.ndarray, seed: int):
         super().__init__()
         keras.utils.set_random_seed(seed)
         pixels = (images.astype("float32") - 127.5) / 127.5
@@ -65,7 +63,7 @@ class TfGan(Joint):
 
 
 def decayed() -> dict:
-    """A layer's weight decay."""
+    """Returns the arguments for a layer's weight decay."""
     decay = keras.regularizers.L2(DECAY)
     return {"kernel_regularizer": decay, "bias_regularizer": decay}
 

@@ -1,18 +1,16 @@
-"""What examples have in common that update both networks at once, from one pass through each."""
+"""A training step that updates both networks from one forward pass."""
 
 import keras
 import numpy as np
 import tensorflow as tf
 
-from benchmarks.contestants.pacing import Paced
+from benchmarks.timed import TimedTraining
 
 
-class Joint(Paced):
-    """A `Contestant` with `generator`, `discriminator`, and an optimizer for each."""
+class JointUpdate(TimedTraining):
+    """An example with `generator`, `discriminator`, and an optimizer for each."""
 
     latent_dim: int
-    generator: keras.Model
-    discriminator: keras.Model
     g_optimizer: keras.optimizers.Optimizer
     d_optimizer: keras.optimizers.Optimizer
 
@@ -26,20 +24,15 @@ class Joint(Paced):
         self.d_optimizer.apply_gradients(zip(d_gradients, d_weights))
 
     def sample(self, num: int, seed: int) -> tuple[np.ndarray, None]:
-        """See `Contestant`."""
         shape = (num, self.latent_dim)
         return draw(self.generator, np.random.default_rng(seed).standard_normal(shape)), None
 
-    def parameters(self) -> tuple[int, int]:
-        """See `Contestant`."""
-        return self.generator.count_params(), self.discriminator.count_params()
 
-
-def draw(network: keras.Model, latents: np.ndarray) -> np.ndarray:
-    """Images uint8 (N, 28, 28, 1) that a network with values in [-1, 1] makes of latents (N, Z)."""
+def draw(network: keras.Model, latents: np.ndarray, scale=127.5, offset=127.5) -> np.ndarray:
+    """latents (N, Z) -> images uint8 (N, 28, 28, 1), by a network with values in [-1, 1]."""
     latents = latents.astype(np.float32)
     parts = [
         network(latents[first : first + 500], training=False).numpy()
         for first in range(0, len(latents), 500)
     ]
-    return np.rint(np.concatenate(parts) * 127.5 + 127.5).astype(np.uint8)
+    return np.rint(np.concatenate(parts) * scale + offset).astype(np.uint8)

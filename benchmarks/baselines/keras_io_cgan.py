@@ -6,13 +6,9 @@ a shuffle buffer of 1,024; binary cross-entropy of logits with fake = 1, D on fa
 batch, G on new fakes; Adam 3e-4 with Keras's defaults; a `keras.Model` with a `train_step`, trained
 by `fit`.
 
-Departures: the planes are one-hot at every pixel, as its text says (its `repeat` without an axis
-lays the label as a band of rows instead); the 10,000 test images, which it trains on too, are
-whatever the caller keeps back. The progress bar is off.
-
-published: `compile`'s default, jit_compile="auto". Keras 3.15 takes it for no XLA where there is
-only a CPU, so that both ways are the same there; the first releases of Keras 3 took it for XLA, as
-they all do where they see a GPU. Mended: no XLA anywhere.
+Differences: the planes are one-hot at every pixel, as its text says (its code, a `repeat` without
+an axis, encodes the label as a band of rows); it trains on the training images only; XLA and the
+progress bar are off.
 """
 
 import keras
@@ -20,7 +16,8 @@ import numpy as np
 import tensorflow as tf
 from keras import layers, ops
 
-from benchmarks.contestants.pacing import Paced
+from benchmarks.baselines.joint_update import draw
+from benchmarks.timed import TimedTraining
 
 LATENT_DIM = 128
 NUM_CLASSES = 10
@@ -29,7 +26,7 @@ NUM_CLASSES = 10
 class ConditionalGan(keras.Model):
     """The example's model: two networks that take one tensor each, and its training step."""
 
-    def __init__(self, generator, discriminator, seed: int, latent_dim: int = LATENT_DIM):
+    def __init__(self, generator, discriminator, seed: int, latent_dim: int):
         super().__init__()
         self.generator = generator
         self.discriminator = discriminator
@@ -51,8 +48,8 @@ class ConditionalGan(keras.Model):
         latents = keras.random.normal((num, self.latent_dim), seed=self.seed_generator)
         return self.generator(ops.concatenate([latents, one_hot], axis=1))
 
-    def shown(self, images, one_hot):
-        """What D is shown: images (B, 28, 28, 1) and ten planes beside them (B, 28, 28, 11)."""
+    def with_labels(self, images, one_hot):
+        """images (B, 28, 28, 1) -> D's input (B, 28, 28, 11), with ten planes for the label."""
         planes = ops.broadcast_to(one_hot[:, None, None, :], (*ops.shape(images)[:-1], NUM_CLASSES))
         return ops.concatenate([images, planes], axis=-1)
 
@@ -61,7 +58,9 @@ class ConditionalGan(keras.Model):
         reals, one_hot = data
         num = ops.shape(reals)[0]
         fakes = self.generate(num, one_hot)
-        both = ops.concatenate([self.shown(fakes, one_hot), self.shown(reals, one_hot)], axis=0)
+        both = ops.concatenate(
+            [self.with_labels(fakes, one_hot), self.with_labels(reals, one_hot)], axis=0
+        )
         targets = ops.concatenate([ops.ones((num, 1)), ops.zeros((num, 1))], axis=0)
         with tf.GradientTape() as tape:
             d_loss = self.loss_of(targets, self.discriminator(both, training=True))
@@ -69,8 +68,8 @@ class ConditionalGan(keras.Model):
 
         with tf.GradientTape() as tape:
             fakes = self.generate(num, one_hot)
-            verdict = self.discriminator(self.shown(fakes, one_hot), training=True)
-            g_loss = self.loss_of(ops.zeros((num, 1)), verdict)
+            logits = self.discriminator(self.with_labels(fakes, one_hot), training=True)
+            g_loss = self.loss_of(ops.zeros((num, 1)), logits)
         self._apply(self.g_optimizer, tape, g_loss, self.generator.trainable_weights)
 
         self.d_loss.update_state(d_loss)
@@ -82,63 +81,45 @@ class ConditionalGan(keras.Model):
         optimizer.apply_gradients(zip(tape.gradient(loss, weights), weights))
 
 
-class Tick(keras.callbacks.Callback):
-    """Tells how many images every step of `fit` saw, the last one of an epoch perhaps fewer."""
-
-    def __init__(self, tick, num_images: int, batch_size: int):
-        super().__init__()
-        self.tick, self.num_images, self.batch_size = tick, num_images, batch_size
-
-    def on_train_batch_end(self, batch, logs=None):
-        self.tick(min(self.batch_size, self.num_images - batch * self.batch_size))
-
-
-class KerasIoCgan(Paced):
-    """The example as a `Contestant`."""
+class KerasIoCgan(TimedTraining):
+    """The example in training."""
 
     batch_size = 64
-    jit_compile: str | bool = "auto"  # as published
+    latent_dim = LATENT_DIM
+    gan = ConditionalGan
 
-    def __init__(self, images: np.ndarray, labels: np.ndarray, seed: int, published: bool):
+    def __init__(self, images: np.ndarray, labels: np.ndarray, seed: int):
         super().__init__()
         keras.utils.set_random_seed(seed)
         self.num_images = len(images)
-        self.dataset = self.data(images, labels).batch(self.batch_size)
-        self.model = self.build(seed)
+        pairs = (images.astype("float32") / 255, keras.utils.to_categorical(labels, NUM_CLASSES))
+        dataset = tf.data.Dataset.from_tensor_slices(pairs).shuffle(1024)
+        self.dataset = dataset.batch(self.batch_size)
+        self.generator, self.discriminator = self.networks()
+        self.model = self.gan(self.generator, self.discriminator, seed, self.latent_dim)
         self.model.compile(
             d_optimizer=keras.optimizers.Adam(3e-4),
             g_optimizer=keras.optimizers.Adam(3e-4),
             loss=keras.losses.BinaryCrossentropy(from_logits=True),
-            jit_compile=self.jit_compile if published else False,
+            jit_compile=False,
         )
 
-    def data(self, images: np.ndarray, labels: np.ndarray) -> tf.data.Dataset:
-        """Shuffled images in [0, 1] and one-hot labels."""
-        pairs = (images.astype("float32") / 255, keras.utils.to_categorical(labels, NUM_CLASSES))
-        return tf.data.Dataset.from_tensor_slices(pairs).shuffle(1024)
-
-    def build(self, seed: int) -> keras.Model:
-        """The model, not compiled."""
-        return ConditionalGan(generator(), discriminator(), seed)
+    def networks(self) -> tuple[keras.Model, keras.Model]:
+        """Returns the generator and the discriminator."""
+        return generator(), discriminator()
 
     def run(self, tick) -> None:
-        callback = Tick(tick, self.num_images, self.batch_size)
+        def end(batch, logs):  # an epoch's last batch may be smaller
+            tick(min(self.batch_size, self.num_images - batch * self.batch_size))
+
+        callback = keras.callbacks.LambdaCallback(on_train_batch_end=end)
         self.model.fit(self.dataset, epochs=10**6, callbacks=[callback], verbose=0)
 
     def sample(self, num: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
-        """See `Contestant`."""
         labels = np.arange(num) % NUM_CLASSES
         latents = np.random.default_rng(seed).standard_normal((num, LATENT_DIM), np.float32)
-        inputs = np.concatenate([latents, np.eye(NUM_CLASSES, dtype=np.float32)[labels]], axis=1)
-        parts = [
-            self.model.generator(inputs[first : first + 500], training=False).numpy()
-            for first in range(0, num, 500)
-        ]
-        return np.rint(np.concatenate(parts) * 255).astype(np.uint8), labels
-
-    def parameters(self) -> tuple[int, int]:
-        """See `Contestant`."""
-        return self.model.generator.count_params(), self.model.discriminator.count_params()
+        inputs = np.concatenate([latents, np.eye(NUM_CLASSES)[labels]], axis=1)
+        return draw(self.generator, inputs, scale=255, offset=0), labels
 
 
 def generator() -> keras.Model:
