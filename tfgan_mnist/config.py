@@ -151,19 +151,16 @@ class Config:
     def __post_init__(self):
         for field in dataclasses.fields(self):
             _check(field, getattr(self, field.name))
+        penalties = {key: getattr(self, key) for key in ("r1", "r2", "gradient_penalty")}
         try:
-            self._check_combinations()
+            rules.check_loss(self.loss, self.label_smoothing)
+            rules.check_penalties(self.d_batch_norm, **penalties)
+            if self.model in CONVOLUTIONAL:
+                rules.check_image_size(self.image_size, self.image_size)
+                rules.check_hidden_dense(self.hidden_dense, self.d_batch_norm)
+                rules.check_conditioning(self.conditioning, self.class_head)
         except ValueError as error:
             raise UserError(str(error)) from error
-
-    def _check_combinations(self) -> None:
-        rules.check_loss(self.loss, self.label_smoothing)
-        penalties = {key: getattr(self, key) for key in ("r1", "r2", "gradient_penalty")}
-        rules.check_penalties(self.d_batch_norm, **penalties)
-        if self.model in CONVOLUTIONAL:
-            rules.check_image_size(self.image_size, self.image_size)
-            rules.check_hidden_dense(self.hidden_dense, self.d_batch_norm)
-            rules.check_conditioning(self.conditioning, self.class_head)
 
     def __str__(self) -> str:
         """As TOML, which `--config` reads back: the fields that apply to the model."""

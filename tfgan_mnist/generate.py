@@ -173,7 +173,7 @@ def draw(source: Source, plan: Plan) -> np.ndarray:
 
 
 def _classes(source: Source, labels: list[int] | None) -> np.ndarray | None:
-    """The given labels, or all classes; int32 (K,). None for an unconditional model."""
+    """Labels (K,) int32, as given or all classes; None for an unconditional model."""
     if not source.conditional:
         if labels:
             raise UserError("--labels: expected none, since the model is not conditional")
@@ -287,7 +287,6 @@ def generate(
 
 
 def main(arguments) -> None:
-    """Turns flags into a call of `generate`."""
     steps = arguments.interpolate
     if steps and arguments.num:
         raise UserError("--num: expected none with --interpolate, which says how many images")
@@ -301,7 +300,6 @@ def main(arguments) -> None:
 
 
 def parser() -> cli.Parser:
-    """The flags of the command."""
     parser = cli.Parser("generate", __doc__)
     parser.formatter_class = argparse.RawDescriptionHelpFormatter
     source = parser.add_mutually_exclusive_group(required=True)
