@@ -62,9 +62,9 @@ class AdversarialModel(keras.Model):
         with networks.seeded(seed):
             self.generator = generator or self.default_generator(image_shape)
             self.discriminator = discriminator or self.default_discriminator(image_shape)
+            networks.check(self.generator, self.discriminator, self.num_classes)
             self.averaged_generator = networks.clone(self.generator)
         self.averaged_generator.trainable = False
-        networks.check(self.generator, self.discriminator, self.num_classes)
         self.ema = ema
         self.seed = seed
         # Training steps so far, part of the model's state: a resumed run draws other latents.
