@@ -36,7 +36,7 @@ def mnist(data_dir):
 
 @pytest.fixture
 def run_python():
-    """Runs a program in a process of its own, for what has to be settled before TensorFlow starts.
+    """Runs a program in a process of its own, for what must be configured before TensorFlow starts.
 
     The process's output is shown when it fails.
     """

@@ -815,7 +815,7 @@ def test_a_new_version_takes_over_and_no_request_is_lost(tmp_path):
             save_half_plus(folder / str(number), number)
             eventually(lambda number=number: states(server).get(number) == "AVAILABLE")
             eventually(lambda number=number: seen and seen[-1] == number)
-        # A broken one: it is told, and the good one stays.
+        # A broken version is reported, and the good one stays.
         (folder / ".4").mkdir()
         shutil.copy(folder / "3" / "saved_model.pb", folder / ".4")
         (folder / ".4").rename(folder / "4")
@@ -824,7 +824,7 @@ def test_a_new_version_takes_over_and_no_request_is_lost(tmp_path):
         status = json.loads(content)["model_version_status"][0]["status"]
         assert status["error_code"] == "UNKNOWN"
         assert "not a valid checkpoint" in status["error_message"]
-        # Mended, it is taken.
+        # Repaired, it is loaded.
         shutil.copytree(folder / "3" / "variables", folder / "4" / "variables")
         eventually(lambda: states(server).get(4) == "AVAILABLE")
         eventually(lambda: states(server) == {4: "AVAILABLE", 3: "END", 2: "END", 1: "END"})

@@ -20,13 +20,12 @@ from tfgan_mnist.models.optimizers import Adam
 
 @keras.saving.register_keras_serializable("tfgan_mnist")
 class Temperature(layers.Layer):
-    """Latents (B, Z): in training as they are, in inference times the temperature.
+    """Latents (B, Z): unchanged in training, multiplied by the temperature in inference.
 
-    So samples are of latents from N(0, temperature), whoever draws them from N(0, 1): above 1 more
-    varied, with less precision, below 1 the other way, which is the aim of the truncation of Brock
-    et al. 2018, "Large Scale GAN Training for High Fidelity Natural Image Synthesis",
-    arXiv:1809.11096. The name is that of Kingma & Dhariwal 2018, "Glow", arXiv:1807.03039,
-    section 6.
+    Samples thus have latents from N(0, temperature). Above 1 they are more diverse and less
+    precise, below 1 the other way, as with the truncation of Brock et al. 2018, "Large Scale GAN
+    Training for High Fidelity Natural Image Synthesis", arXiv:1809.11096. The name is that of
+    Kingma & Dhariwal 2018, "Glow", arXiv:1807.03039, section 6.
     """
 
     def __init__(self, temperature: float, **kwargs):

@@ -1,18 +1,13 @@
-"""Keras's layers, as training a GAN on a CPU needs them: the same functions, faster.
+"""Keras's layers in forms that train faster on a CPU: the same functions.
 
-With the Adam of `optimizers` they take 10 of 80 ms off a step of a DCGAN of 48 channels (2 cores of
-a Xeon at 2.5 GHz, batch 64, the minimum of 120 steps of either, taken in turn). On a GPU they take
-about as long as Keras's, 1.56 against 1.50 ms a step in float16 and 1.98 against 2.13 in float32,
-but 2.44 against 1.39 in bfloat16 (H100, XLA, batch 32, one run of each,
-`python -m benchmarks.precisions`).
+`python -m benchmarks.step --compare=keras_layers` measures the gain; docs/recipes.md has figures.
 """
 
 import keras
 import tensorflow as tf
 from keras import layers
 
-# 14x14x48 to 28x28: 3.2 ms plain, 1.9 as `from_depth` for 1 channel, 2.1 for 4 and 2.6 for 8.
-FEW_CHANNELS = 4
+FEW_CHANNELS = 4  # up to so many `from_depth` is faster than the plain operation
 
 
 def normalised(layer: keras.Layer, spectral_norm: bool, name: str | None = None) -> keras.Layer:
@@ -58,8 +53,7 @@ class Dropout(layers.Dropout):
 class BatchNormalization(layers.BatchNormalization):
     """Keras's over the last axis; in training by TensorFlow's fused operation.
 
-    Keras composes it of a dozen operations, each of which reads and writes all activations: forward
-    and backward 4.4 ms of 14x14x48, where the fused one takes 2.1.
+    Keras composes it of a dozen operations, each of which reads and writes all activations.
     """
 
     def call(self, inputs, training=None, mask=None):
@@ -77,7 +71,7 @@ class BatchNormalization(layers.BatchNormalization):
             epsilon=self.epsilon,
             is_training=True,
         )
-        # The operation tells the sample's unbiased variance; Keras averages the plain one.
+        # The operation returns the sample's unbiased variance; Keras averages the biased one.
         count = tf.cast(tf.size(inputs) / channels, variance.dtype)
         variance *= (count - 1) / count
         for moving, value in ((self.moving_mean, mean), (self.moving_variance, variance)):

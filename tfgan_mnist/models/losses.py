@@ -139,7 +139,7 @@ def get(name: str, label_smoothing: float = 0.0) -> Objective:
 
 
 def accuracies(objective: Objective, real, fake):
-    """Which real images and which generated ones D tells right: two (B,) float32 of 0 and 1.
+    """Where D is right about real images, and about generated ones: two (B,) float32 of 0 and 1.
 
     Where an objective gives logit 0 no meaning, the border is half-way between the two means.
     """
