@@ -36,7 +36,10 @@ class Parser(argparse_flags.ArgumentParser):
 
     def parse_known_args(self, args=None, namespace=None):
         try:
-            return super().parse_known_args(args, namespace)
+            found, unknown = super().parse_known_args(args, namespace)
+            for name, value in vars(found).items():
+                setattr(found, name, _with_home(value))
+            return found, unknown
         except (ValueError, flags.Error) as error:  # a flag of absl's own, such as --verbosity=x
             self.error(str(error))
 
@@ -47,6 +50,13 @@ class Parser(argparse_flags.ArgumentParser):
                 hints += difflib.get_close_matches(word, self._option_string_actions, n=1)
         hint = f"did you mean {hints[0]}? " if hints else ""
         self.exit(EXIT_USER_ERROR, f"error: {message}; {hint}{self.prog} --help lists all flags\n")
+
+
+def _with_home(value):
+    """A flag's value with the home folder for `~`, which shells do not replace after `--flag=`."""
+    if isinstance(value, list):
+        return [_with_home(item) for item in value]
+    return os.path.expanduser(value) if isinstance(value, str) else value
 
 
 def run(main: Callable, parser: Parser) -> None:

@@ -9,6 +9,7 @@ docs/recipes.md.
 import argparse
 import dataclasses
 import json
+import os
 import tomllib
 import typing
 from typing import Any
@@ -149,6 +150,9 @@ class Config:
     tensorboard: bool = option(False, "also write TensorBoard logs (needs tensorboard)")
 
     def __post_init__(self):
+        for key in PLACES:
+            if isinstance(place := getattr(self, key), str):
+                object.__setattr__(self, key, os.path.expanduser(place))
         for field in dataclasses.fields(self):
             _check(field, getattr(self, field.name))
         penalties = {key: getattr(self, key) for key in ("r1", "r2", "gradient_penalty")}

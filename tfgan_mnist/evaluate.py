@@ -67,7 +67,7 @@ def of_saved_model(path: Path, num: int | None, seed: int) -> Samples:
 def of_images(path: Path, num: int | None, seed: int) -> Samples:
     """Images of a file or folder, all or `num` of them, with their labels if there are any."""
     pixels, labels = pictures.read(path), None
-    if path.suffix == ".npz":
+    if path.suffix.lower() == ".npz":
         try:
             with np.load(path) as archive:
                 labels = archive.get("labels")

@@ -5,6 +5,7 @@ import json
 import os
 import re
 import shutil
+import tempfile
 import uuid
 from collections.abc import Iterator
 from pathlib import Path
@@ -73,6 +74,22 @@ def write_atomically(path: str | os.PathLike) -> Iterator[Path]:
             if error.filename in (None, str(partial)):
                 error.filename = str(path)
             raise
+
+
+@contextlib.contextmanager
+def literal(path: str | os.PathLike) -> Iterator[Path]:
+    """A path to `path` without `*`, `?`, `[` and backslashes, while the block runs.
+
+    TensorFlow reads checkpoints and SavedModels by a path that it takes for a pattern.
+    """
+    path = Path(path)
+    if not set(str(path)) & set("*?[\\"):
+        yield path
+        return
+    with tempfile.TemporaryDirectory() as folder:
+        link = Path(folder) / "link"
+        link.symlink_to(path.resolve())
+        yield link
 
 
 def remove(folder: str | os.PathLike) -> None:

@@ -30,7 +30,7 @@ import numpy as np
 from tfgan_mnist import cli, files, runs
 from tfgan_mnist.data import pictures, pixels
 from tfgan_mnist.errors import UserError
-from tfgan_mnist.exports import card, versions
+from tfgan_mnist.exports import card, saved_model, versions
 from tfgan_mnist.models import latents
 
 NUM = 100
@@ -92,15 +92,9 @@ def from_saved_model(path: Path) -> Source:
     cli.start_tensorflow()
     import tensorflow as tf
 
-    try:
-        loaded = tf.saved_model.load(str(folder))
-        _, inputs = loaded.signatures["serving_default"].structured_input_signature
-        latent_dim = inputs["latents"].shape[-1]
-    except Exception as error:  # a damaged file raises errors of many types
-        reason = str(error).strip().partition("\n")[0]
-        raise UserError(
-            f"{folder}: expected an export of tfgan_mnist; received: {reason}"
-        ) from error
+    loaded = saved_model.load(folder)
+    _, inputs = loaded.signatures["serving_default"].structured_input_signature
+    latent_dim = inputs["latents"].shape[-1]
 
     def sample(latents, labels):
         given = {"latents": latents} if labels is None else {"latents": latents, "labels": labels}
@@ -217,8 +211,8 @@ def write_arrays(path: Path, images: np.ndarray, plan: Plan) -> None:
     arrays: dict[str, Any] = {"images": images}
     if plan.labels is not None:
         arrays["labels"] = plan.labels
-    with files.write_atomically(path) as partial:
-        np.savez_compressed(partial, **arrays)
+    with files.write_atomically(path) as partial, open(partial, "wb") as stream:
+        np.savez_compressed(stream, **arrays)  # to a name NumPy would add ".npz" to ".NPZ"
 
 
 def write_folder(path: Path, images: np.ndarray, plan: Plan) -> None:

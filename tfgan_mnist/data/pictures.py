@@ -77,7 +77,7 @@ def read(path: str | os.PathLike) -> np.ndarray:
         raise UserError(f"expected an .npz file, a picture or a folder of pictures: no {path}")
     if path.is_dir():
         return _read_folder(path)
-    if path.suffix == ".npz":
+    if path.suffix.lower() == ".npz":
         return _read_npz(path)
     return _read_picture(path)[None]
 

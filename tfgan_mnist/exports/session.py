@@ -13,6 +13,7 @@ import numpy as np
 import tensorflow as tf
 from tensorflow.core.protobuf import error_codes_pb2
 
+from tfgan_mnist import files
 from tfgan_mnist.exports.request_errors import RequestError, invalid
 
 MAX_MESSAGE = 1000  # characters of TensorFlow's, which may hold a whole tensor
@@ -42,9 +43,9 @@ class SavedModel:
         graph = tf.Graph()
         self._session = tf.compat.v1.Session(graph=graph, config=config)
         try:
-            with graph.as_default(), _without_advice():
+            with graph.as_default(), _without_advice(), files.literal(folder) as path:
                 meta_graph = loader.loader.load(
-                    self._session, [loader.tag_constants.SERVING], str(folder)
+                    self._session, [loader.tag_constants.SERVING], str(path)
                 )
         except BaseException:
             self._session.close()

@@ -2,6 +2,7 @@
 
 import contextlib
 import math
+import shlex
 import signal
 import time
 from collections.abc import Iterator
@@ -220,7 +221,7 @@ class Checkpoint(keras.callbacks.Callback):
             raise Stopped(
                 self.received,
                 f"stopped after step {self.model.steps_done:,}; the state is saved. Go on with\n"
-                f"  python -m tfgan_mnist.train --resume={self.run}",
+                f"  python -m tfgan_mnist.train --resume={shlex.quote(str(self.run))}",
             )
 
 
