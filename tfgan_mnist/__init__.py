@@ -6,6 +6,7 @@ from tfgan_mnist import DCGAN
 from typing import TYPE_CHECKING
 
 from tfgan_mnist import models
+from tfgan_mnist.models import registration
 
 if TYPE_CHECKING:
     from tfgan_mnist.models.cdcgan import CDCGAN
@@ -24,3 +25,6 @@ def __getattr__(name: str):  # PEP 562
 
 def __dir__() -> list[str]:
     return sorted(set(globals()) | set(__all__))
+
+
+registration.register()

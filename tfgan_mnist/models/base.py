@@ -194,6 +194,19 @@ class AdversarialModel(keras.Model):
         inputs.check_values(x, y, self.image_shape, self.num_classes)
         return super().test_on_batch(x, y, *args, **kwargs)
 
+    def save(self, filepath, *args, **kwargs) -> None:
+        """`keras.Model.save`, to a `.keras` file; the older formats know one optimizer only."""
+        if not str(filepath).endswith(".keras"):
+            raise ValueError(f"filepath: expected a name ending in .keras; received {filepath}")
+        super().save(filepath, *args, **kwargs)
+
+    def export(self, filepath, *args, **kwargs) -> None:
+        """`keras.Model.export` of the averaged generator.
+
+        `exports.saved_model.export` writes the signatures that a server needs.
+        """
+        self.averaged_generator.export(filepath, *args, **kwargs)
+
     def get_config(self) -> dict:
         return {
             "name": self.name,

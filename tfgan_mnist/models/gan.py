@@ -239,7 +239,7 @@ class GAN(AdversarialModel):
         self,
         d_optimizer=None,
         g_optimizer=None,
-        loss: str = "non_saturating",
+        loss: str | Sequence = "non_saturating",
         *,
         discriminator_steps: int = 1,
         label_smoothing: float = 0.0,
@@ -255,7 +255,9 @@ class GAN(AdversarialModel):
           d_optimizer: Keras optimizer of the discriminator. Default: the recipe's Adam, with its
             first learning rate for all steps.
           g_optimizer: likewise of the generator.
-          loss: a key of `losses.OBJECTIVES`.
+          loss: a key of `losses.OBJECTIVES`, or an own `losses.Objective`: a pair of functions of
+            logits, (real, fake) -> (B,) of the discriminator and (fake, real) -> (B,) of the
+            generator.
           discriminator_steps: k of Algorithm 1, discriminator updates per generator update. The
             batch is split into k equal parts, one for each.
           label_smoothing: lowers D's target for real images from 1 (Salimans et al. 2016).
@@ -266,15 +268,19 @@ class GAN(AdversarialModel):
           jit_compile: compile the step with XLA; `runtime.use_xla` says where it is faster.
           **kwargs: `run_eagerly` and `steps_per_execution` of `keras.Model.compile`.
 
+        Keras's `LearningRateScheduler` and `ReduceLROnPlateau` work on both optimizers, each with
+        its own learning rate.
+
         Raises:
-          ValueError: unknown loss, a value out of its range, or a penalty on a discriminator with
-            batch norm.
+          ValueError: unknown loss, a value out of its range, a penalty on a discriminator with
+            batch norm, or an argument of Keras that has no meaning for two networks.
         """
+        rules.check_compile_arguments(kwargs)
         objective = losses.get(loss, label_smoothing)
         if discriminator_steps < 1:
             raise ValueError(f"discriminator_steps: expected >= 1; received {discriminator_steps}")
         if gradient_penalty is None:
-            gradient_penalty = rules.GRADIENT_PENALTIES.get(loss, 0.0)
+            gradient_penalty = rules.GRADIENT_PENALTIES.get(str(loss), 0.0)
         batch_norm = networks.has_batch_norm(self.discriminator)
         rules.check_penalties(batch_norm, r1=r1, r2=r2, gradient_penalty=gradient_penalty)
         if isinstance(d_optimizer, keras.optimizers.Optimizer) and d_optimizer is g_optimizer:
@@ -289,6 +295,7 @@ class GAN(AdversarialModel):
         default_d, default_g = self.default_optimizers()
         self.d_optimizer = optimizers.prepare(d_optimizer or default_d, self.discriminator)
         self.g_optimizer = optimizers.prepare(g_optimizer or default_g, self.generator)
+        self.optimizer = optimizers.Both(self.d_optimizer, self.g_optimizer)
         self.means = RunningMeans(self.log_keys, ("d_gradient_norm", "g_gradient_norm"))
         self._skipped_before = 0
         self._skipped_before = self.skipped_updates  # of optimizers that are no longer here
