@@ -134,7 +134,8 @@ def _prepare(name: str, root: Path, archives: Path | None) -> None:
             cleanup = stack.pop_all()
     except OSError as error:
         raise UserError(
-            f"data_dir: expected a folder that can be written; received {root}: {error.strerror}"
+            f"data_dir: expected a folder that can be written; received {root}: {error.strerror}. "
+            f"{files.PLACE}"
         ) from error
     sys.stderr.write(f"Preparing {name} in {root}\n")
     # On a terminal TFDS's progress bars; in a file they would pile up.
