@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from tfgan_mnist import cli, config, evaluate, export, generate, train
+from tfgan_mnist import cli, config, evaluate, export, flags, generate, train
 from tfgan_mnist.data import pictures
 
 ODD = "runs [v2] *?\\ 手写 é"
@@ -47,7 +47,7 @@ def test_the_home_folder_everywhere(tmp_path, monkeypatch):
     monkeypatch.setenv("HOME", str(tmp_path))
     (tmp_path / "run.toml").write_text('export_root = "~/exports"\n')
     parsed = train.parser().parse_args(["--config=~/run.toml", "--run=~/run", "--run_root=~/runs"])
-    found = config.resolve(config.explicit_flags(parsed), parsed.config)
+    found = config.resolve(flags.explicit(parsed), parsed.config)
     expected = [f"{tmp_path}/{name}" for name in ("run", "runs", "exports")]
     assert [parsed.run, found.run_root, found.export_root] == expected
     assert evaluate.parser().parse_args(["--run", "~/a", "~/b"]).run == [

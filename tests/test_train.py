@@ -99,7 +99,12 @@ def test_a_run_from_flags_to_export(model, flags, tmp_path, capsys):
     assert (tmp_path / "saved_models" / model / "1" / "saved_model.pb").exists()
 
     output = capsys.readouterr().out
-    for text in (f'model = "{model}"', str(run), "d_loss", f"saved_models/{model}/1"):
+    for text in (
+        f"{model} on mnist: 3 epochs of 4 steps",
+        str(run),
+        "d_loss",
+        f"saved_models/{model}/1",
+    ):
         assert text in output
 
 

@@ -6,7 +6,6 @@ wrong types and values out of range are refused by name. The trials behind the v
 docs/recipes.md.
 """
 
-import argparse
 import dataclasses
 import json
 import os
@@ -166,6 +165,21 @@ class Config:
         except ValueError as error:
             raise UserError(str(error)) from error
 
+    def describe(self) -> str:
+        """The run in two lines: what it trains and how long, and what its recipe does not say."""
+        recipe = resolve({"model": self.model, "loss": self.loss})
+        told = ("model", "dataset", "epochs", "steps_per_epoch", "batch_size", "seed", "precision")
+        own = [
+            f"{key} = {_as_toml(value)}"
+            for key, value in self.without_places().items()
+            if value != getattr(recipe, key) and key not in (*told, "channels")
+        ]
+        return (
+            f"{self.model} on {self.dataset}: {self.epochs} epochs of {self.steps_per_epoch:,} "
+            f"steps, batches of {self.batch_size}, seed {self.seed}\n"
+            f"Other than in the recipe: {', '.join(own) or 'nothing'}"
+        )
+
     def __str__(self) -> str:
         """As TOML, which `--config` reads back: the fields that apply to the model."""
         return "\n".join(
@@ -231,7 +245,12 @@ def resolve(
     Raises:
       UserError: an unknown key, a wrong type, a value out of range, an option of another model.
     """
-    explicit = (_read_toml(toml) if toml else {}) | (flags or {})
+    from_file = _read_toml(toml) if toml else {}
+    explicit = from_file | (flags or {})
+    if from_file.get("model", explicit.get("model")) != explicit.get("model"):
+        raise UserError(
+            f"--config: {toml} is for {from_file['model']}; received --model={explicit['model']}"
+        )
     if base is not None:
         values = dataclasses.asdict(base)
     else:
@@ -311,43 +330,3 @@ def _as_toml(value) -> str:
         return f"[{', '.join(map(str, value))}]"
     # JSON's strings are TOML's basic strings.
     return json.dumps(value) if isinstance(value, str) else str(value)
-
-
-def add_flags(parser: argparse.ArgumentParser) -> None:
-    """Adds one flag per field. Only flags given on the command line appear in the result."""
-    for name, field in FIELDS.items():
-        rules, kind = field.metadata, TYPES[name]
-        only = f" [{', '.join(rules['only'])}]" if rules["only"] else ""
-        help_text = f"{rules['meaning']}{only} (default: {_shown(name)})"
-        details: dict[str, Any] = {"default": argparse.SUPPRESS, "help": help_text}
-        if kind is bool:
-            details["action"] = argparse.BooleanOptionalAction
-        elif kind == tuple[int, ...]:
-            details |= {"type": _integers, "metavar": "N,N"}
-        else:
-            details |= {"type": kind, "choices": rules["choices"]}
-            if not rules["choices"]:
-                details["metavar"] = kind.__name__.upper()
-        parser.add_argument(f"--{name}", **details)
-
-
-def explicit_flags(arguments: argparse.Namespace) -> dict[str, Any]:
-    """Those of the parsed arguments that are fields, i.e. that were given explicitly."""
-    return {key: value for key, value in vars(arguments).items() if key in FIELDS}
-
-
-def _integers(text: str) -> tuple[int, ...]:
-    return tuple(int(item) for item in text.split(","))
-
-
-def _shown(name: str) -> str:
-    """The default for the help text, with each recipe's value where it differs."""
-
-    def show(value) -> str:
-        return ",".join(map(str, value)) if isinstance(value, tuple) else str(value) or "''"
-
-    shown = show(FIELDS[name].default)
-    for model, recipe in RECIPES.items():
-        if name in recipe:
-            shown += f"; {model}: {show(recipe[name])}"
-    return shown.replace("%", "%%")

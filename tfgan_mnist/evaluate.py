@@ -56,6 +56,7 @@ def of_saved_model(path: Path, num: int | None, seed: int) -> Samples:
     """Samples of an export; the data set is empty if its model card does not name one."""
     folder = versions.find_version(path)
     source = generate.from_saved_model(folder)
+    print(f"{source.name}: {source.quality}")
     description = card.read(folder)
     dataset, shape = (
         description.get("config", {}).get("dataset", ""),

@@ -51,6 +51,7 @@ class Source(NamedTuple):
     num_classes: int | None  # None: not conditional, or not known
     # latents (B, Z) float32, labels (B,) int32 or None -> images (B, H, W, C) float32 in [-1, 1]
     sample: Callable[[np.ndarray, np.ndarray | None], np.ndarray]
+    quality: str = ""  # of an export, for the screen
 
 
 class Plan(NamedTuple):
@@ -109,12 +110,14 @@ def from_saved_model(path: Path) -> Source:
             raise UserError(f"{folder}: {refused[1]}") from error
         return outputs["images"].numpy() * 2.0 - 1.0
 
-    try:
-        num_classes = card.read(folder)["num_classes"]
-    except UserError:  # the model works without its card
-        num_classes = None
     name = f"export {'/'.join(folder.resolve().parts[-2:])}"
-    return Source(name, latent_dim, "labels" in inputs, num_classes, sample)
+    try:
+        description = card.read(folder)
+        num_classes = description["num_classes"]
+        quality = card.describe_quality(description)
+    except UserError:  # the model works without its card
+        num_classes, quality = None, "no model card"
+    return Source(name, latent_dim, "labels" in inputs, num_classes, sample, quality)
 
 
 # What is made
@@ -290,7 +293,8 @@ def main(arguments) -> None:
     else:
         source = from_saved_model(Path(arguments.saved_model))
     num = generate(source, output, arguments.num, arguments.labels, arguments.seed, steps)
-    print(f"Wrote {num:,} images to {arguments.output}")
+    quality = f" ({source.quality})" if source.quality else ""
+    print(f"Wrote {num:,} images of {source.name}{quality} to {arguments.output}")
 
 
 def parser() -> cli.Parser:

@@ -10,13 +10,13 @@ checkpoints/     the newest, which `--resume` continues from, and that of the be
 metrics.json     on the test images: the discriminator, and under "samples" the generator
 report.png       the pictures to "samples"
 exported         the path of the export, written last
+export/          the export itself, where it would have hidden a better one
 """
 
 import contextlib
 import csv
 import dataclasses
 import errno
-import fcntl
 import importlib.metadata
 import io
 import json
@@ -41,6 +41,7 @@ CURVES = "curves.png"
 METRICS = "metrics.json"
 REPORT = "report.png"
 EXPORTED = "exported"
+EXPORT = "export"
 
 
 class DataFacts(NamedTuple):
@@ -227,6 +228,8 @@ def locked(path: Path) -> Iterator[None]:
 
     The operating system releases the lock with the process, however it ends.
     """
+    import fcntl  # not on Windows, where the rest of this module is of use
+
     with open(path / ".lock", "w") as stream:
         try:
             fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)

@@ -6,7 +6,7 @@ import importlib.util
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from tfgan_mnist import cli, runs
+from tfgan_mnist import cli, flags, runs
 from tfgan_mnist import config as configuration
 from tfgan_mnist.config import Config
 from tfgan_mnist.errors import UserError
@@ -46,9 +46,10 @@ def train(
     cli.start_tensorflow()
     from tfgan_mnist.training import distribution, evaluation_callback, finish, fit, runtime
 
-    runtime.configure(config.seed, config.precision)
-    context = distribution.start(strategy, wait_seconds)
     with contextlib.ExitStack() as stack:
+        stack.enter_context(runtime.restored())
+        runtime.configure(config.seed, config.precision)
+        context = distribution.start(strategy, wait_seconds)
         stack.enter_context(distribution.together(context))
 
         # Load the data, and hold out training images for evaluations.
@@ -150,15 +151,15 @@ def main(arguments) -> None:
         )
     if arguments.run and arguments.resume:
         raise UserError("--run and --resume: expected one of them; --run resumes as well")
-    flags = configuration.explicit_flags(arguments)
+    explicit = flags.explicit(arguments)
     run, saved = None, None
     if arguments.resume:
         run = Path(arguments.resume)
         saved = runs.read(run)
-        config = configuration.resolve(flags, arguments.config, base=saved[0])
+        config = configuration.resolve(explicit, arguments.config, base=saved[0])
         resume.expect_same_config(run, saved[0], config)
     else:
-        config = configuration.resolve(flags, arguments.config)
+        config = configuration.resolve(explicit, arguments.config)
         if arguments.run:
             run = Path(arguments.run)
             saved = runs.read(run) if (run / runs.CONFIG).exists() else None
@@ -172,31 +173,33 @@ def main(arguments) -> None:
 
 def parser() -> cli.Parser:
     """The flags: a few of the command's own, and one for every field of the configuration."""
-    parser = cli.Parser("train", __doc__)
-    parser.add_argument("--config", metavar="FILE", help="TOML file with some of the values below")
-    parser.add_argument("--resume", metavar="RUN", help="go on with the run in this folder")
-    parser.add_argument(
+    parser = cli.Parser("train", __doc__, flags.ALSO_CALLED)
+    first = parser.add_argument_group("used most")
+    first.add_argument("--config", metavar="FILE", help="TOML file with some of the values below")
+    first.add_argument("--resume", metavar="RUN", help="go on with the run in this folder")
+    first.add_argument(
         "--run",
         metavar="RUN",
         help="folder to train in: begins a run there, or goes on with it; the command to repeat "
         "after a failure (default: a numbered folder under run_root)",
     )
-    parser.add_argument(
+    first.add_argument("--dry_run", action="store_true", help="show the configuration and stop")
+    flags.add(parser, first)
+    devices = parser.add_argument_group("devices")
+    devices.add_argument(
         "--strategy",
         choices=cluster.STRATEGIES,
         default="auto",
         help="where to train; auto: on the workers that TF_CONFIG or SLURM names, else on all GPUs "
         "here, else on one device (default: %(default)s)",
     )
-    parser.add_argument(
+    devices.add_argument(
         "--wait_seconds",
         type=float,
         default=cluster.WAIT_SECONDS,
         metavar="FLOAT",
         help="how long to wait for other workers (default: %(default)g)",
     )
-    parser.add_argument("--dry_run", action="store_true", help="show the configuration and stop")
-    configuration.add_flags(parser)
     return parser
 
 

@@ -4,6 +4,7 @@ import contextlib
 import math
 import shlex
 import signal
+import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -192,7 +193,13 @@ class Checkpoint(keras.callbacks.Callback):
 
     @contextlib.contextmanager
     def saving_on_signals(self) -> Iterator[None]:
-        """Receives the first signal in this block, which is to contain `fit`."""
+        """Receives the first signal in this block, which is to contain `fit`.
+
+        Python gives signals to its main thread only; in another one nothing is changed.
+        """
+        if threading.current_thread() is not threading.main_thread():
+            yield
+            return
         former = {number: signal.getsignal(number) for number in self.SIGNALS}
 
         def restore():

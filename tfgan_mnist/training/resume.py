@@ -45,7 +45,7 @@ def open_run(
         _expect_same_data(run, saved[1], facts, config)
     else:
         run = runs.create(config.run_root, config, facts, run)
-    print(f"{config}\n\n{'Resuming' if saved else 'Run folder'}: {run}")
+    print(f"{config.describe()}\n{'Resuming' if saved else 'Run folder'}: {run}")
     return run
 
 
