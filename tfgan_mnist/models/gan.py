@@ -8,7 +8,7 @@ from collections.abc import Sequence
 import keras
 import tensorflow as tf
 
-from tfgan_mnist.models import inputs, losses, mlp, networks, optimizers, rules
+from tfgan_mnist.models import inputs, losses, mlp, networks, optimizers, replicas, rules
 from tfgan_mnist.models.base import AdversarialModel, DiscriminatorOutput, number
 from tfgan_mnist.models.optimizers import Adam
 from tfgan_mnist.models.running_means import RunningMeans
@@ -49,7 +49,7 @@ class GAN(AdversarialModel):
         parts = self._split(inputs.as_batch(data, self.image_shape, self.num_classes))
         for part, (reals, labels) in enumerate(parts):
             draw = self.global_step * len(parts) + part
-            latents = self._draw_latents(tf.shape(reals)[0], draw)
+            latents = self._draw_latents(replicas.num_rows(reals), draw)
             with tf.GradientTape() as g_tape:
                 fakes = self.generate(latents, labels, training=True)
             d_logs = self._update_discriminator(reals, tf.stop_gradient(fakes), labels, draw)
@@ -71,7 +71,7 @@ class GAN(AdversarialModel):
                 + self.class_loss(fake, labels)
                 + self._penalty(reals, fakes, labels, draw)
             )
-            scaled = self.d_optimizer.scale_loss(self._share_of_global_mean(loss))
+            scaled = self.d_optimizer.scale_loss(replicas.share_of_mean(loss))
         weights = self.discriminator.trainable_variables
         norm = self._apply(self.d_optimizer, tape.gradient(scaled, weights), weights)
         logs = {"d_loss": loss, "d_gradient_norm": norm}
@@ -87,7 +87,7 @@ class GAN(AdversarialModel):
                 real = self.discriminate(reals, labels, training=True).logits
             loss = self.objective.generator(fake.logits, real)
             loss += self.class_loss(fake, labels)
-            scaled = self.g_optimizer.scale_loss(self._share_of_global_mean(loss))
+            scaled = self.g_optimizer.scale_loss(replicas.share_of_mean(loss))
         # The chain rule in two parts: from the loss to the fakes, and from the fakes into G.
         upstream = tape.gradient(scaled, fakes)
         weights = self.generator.trainable_variables
@@ -101,8 +101,8 @@ class GAN(AdversarialModel):
 
         With several replicas each returns the norm of its own share of the batch.
         """
-        replicas = tf.distribute.get_replica_context().num_replicas_in_sync
-        scale = optimizer.scale_loss(tf.ones([])) / replicas  # before `apply`, which may change it
+        parts = tf.distribute.get_replica_context().num_replicas_in_sync
+        scale = optimizer.scale_loss(tf.ones([])) / parts  # before `apply`, which may change it
         norm = tf.linalg.global_norm(gradients) / scale if gradients else tf.zeros([])
         optimizer.apply(optimizers.spread_non_finite(gradients), weights)
         return norm
@@ -127,7 +127,7 @@ class GAN(AdversarialModel):
         k = self.discriminator_steps
         if k == 1:
             return [batch]
-        size = tf.shape(batch[0])[0] // k
+        size = replicas.num_rows(batch[0]) // k
         rows = [slice(part * size, (part + 1) * size) for part in range(k)]
         images, labels = batch
         return [(images[r], None if labels is None else labels[r]) for r in rows]
@@ -145,18 +145,13 @@ class GAN(AdversarialModel):
             penalty += self.r2 / 2 * losses.squared_gradient_norm(logits_of, fakes)
         if self.gradient_penalty:
             # The seed's complement keeps this stream apart from the latents', whose seeds are >= 0.
-            alpha = self._draw(tf.random.stateless_uniform, tf.shape(reals)[0], 1, ~self.seed, draw)
+            num = replicas.num_rows(reals)
+            alpha = self._draw(tf.random.stateless_uniform, num, 1, ~self.seed, draw)
             alpha = tf.reshape(alpha, [-1, 1, 1, 1])
             penalty += self.gradient_penalty * losses.gradient_penalty(
                 logits_of, reals, fakes, alpha
             )
         return penalty
-
-    @staticmethod
-    def _share_of_global_mean(per_example):
-        """This replica's share of the global batch's mean; gradients are summed over replicas."""
-        replicas = tf.distribute.get_replica_context().num_replicas_in_sync
-        return tf.reduce_mean(per_example) / replicas
 
     def _draw_latents(self, num, draw):
         """N(0, 1) latents (num, Z) of this replica."""
@@ -169,13 +164,12 @@ class GAN(AdversarialModel):
         Every replica draws those of the global batch and keeps its rows, so that the number of
         replicas does not change what is drawn.
         """
-        context = tf.distribute.get_replica_context()
+        first, total = replicas.place_of(num)
         numbers = distribution(
-            [num * context.num_replicas_in_sync, width],
+            [total, width],
             seed=tf.stack([tf.constant(seed, tf.int64), tf.cast(draw, tf.int64)]),
             alg="philox",  # the default depends on the device, and on XLA
         )
-        first = num * context.replica_id_in_sync_group
         return numbers[first : first + num]
 
     # --- What is reported ------------------------------------------------------------------------
@@ -202,7 +196,8 @@ class GAN(AdversarialModel):
         compared with the same samples, which training never draws.
         """
         reals, labels = inputs.as_batch(data, self.image_shape, self.num_classes)
-        fakes = self.generate(self._draw_latents(tf.shape(reals)[0], -1), labels, training=False)
+        latents = self._draw_latents(replicas.num_rows(reals), -1)
+        fakes = self.generate(latents, labels, training=False)
         real = self.discriminate(reals, labels, training=False)
         fake = self.discriminate(fakes, labels, training=False)
         logs = {
