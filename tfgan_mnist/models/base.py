@@ -131,11 +131,20 @@ class AdversarialModel(keras.Model):
         return latent_space.draw(num, self.latent_dim, seed)
 
     def sample(self, latents, labels=None) -> np.ndarray:
-        """Images (N, H, W, C) float32 in [-1, 1] of latents (N, Z) and, where used, labels (N,).
+        """Images (N, H, W, C) float32 in [-1, 1].
+
+        Args:
+          latents: (N, Z), or a number N of images, whose latents are `self.latents(N)`.
+          labels: (N,) integers, for conditional models. With a number N the default is each class
+            in turn.
 
         Raises:
           ValueError: latents of another width, or labels missing, in excess or out of range.
         """
+        if isinstance(latents, int):
+            if labels is None and self.num_classes is not None:
+                labels = np.arange(latents) % self.num_classes
+            latents = self.latents(latents)
         latents = np.asarray(latents, np.float32)
         if latents.ndim != 2 or latents.shape[1] != self.latent_dim:
             raise ValueError(

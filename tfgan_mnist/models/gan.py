@@ -241,14 +241,14 @@ class GAN(AdversarialModel):
         r1: float = 0.0,
         r2: float = 0.0,
         gradient_penalty: float | None = None,
+        decay_steps: int | None = None,
         jit_compile: bool = False,
         **kwargs,
     ) -> "GAN":
         """Sets how the two networks learn, and returns the model.
 
         Args:
-          d_optimizer: Keras optimizer of the discriminator. Default: the recipe's Adam, with its
-            first learning rate for all steps.
+          d_optimizer: Keras optimizer of the discriminator. Default: the recipe's Adam.
           g_optimizer: likewise of the generator.
           loss: a key of `losses.OBJECTIVES`, or an own `losses.Objective`: a pair of functions of
             logits, (real, fake) -> (B,) of the discriminator and (fake, real) -> (B,) of the
@@ -260,6 +260,8 @@ class GAN(AdversarialModel):
           r2: the same at generated images.
           gradient_penalty: weight of (|dD/dx| - 1)^2 between real and generated images (Gulrajani
             et al. 2017). Default: 10 for "wasserstein", else 0.
+          decay_steps: training steps in which the default optimizers' learning rates fall to 5 %
+            along a cosine, as the recipe's do. Default: they stay as they begin.
           jit_compile: compile the step with XLA; `runtime.use_xla` says where it is faster.
           **kwargs: `run_eagerly` and `steps_per_execution` of `keras.Model.compile`.
 
@@ -288,6 +290,10 @@ class GAN(AdversarialModel):
         self.r2 = r2
         self.gradient_penalty = gradient_penalty
         default_d, default_g = self.default_optimizers()
+        if decay_steps:
+            for default, k in ((default_d, discriminator_steps), (default_g, 1)):
+                rate = float(default.learning_rate)
+                default.learning_rate = optimizers.decayed(rate, decay_steps * k)
         self.d_optimizer = optimizers.prepare(d_optimizer or default_d, self.discriminator)
         self.g_optimizer = optimizers.prepare(g_optimizer or default_g, self.generator)
         self.optimizer = optimizers.Both(self.d_optimizer, self.g_optimizer)

@@ -78,6 +78,16 @@ def spread_non_finite(gradients: list) -> list:
     return [add(gradient) for gradient in gradients]
 
 
+FINAL_RATE = 0.05  # of the recipes: share of the learning rates that their decay ends at
+
+
+def decayed(learning_rate: float, steps: int, end: float = FINAL_RATE):
+    """A learning rate that falls along a cosine, in `steps` updates, to the share `end` of it."""
+    if end == 1:
+        return learning_rate
+    return keras.optimizers.schedules.CosineDecay(learning_rate, decay_steps=steps, alpha=end)
+
+
 class Both:
     """The two optimizers of a model, for callbacks of Keras that read `model.optimizer`."""
 
