@@ -99,13 +99,22 @@ def _load_data(config: Config) -> tuple["ImageData", runs.DataFacts]:
         config.dataset,
         config.data_dir or None,
         config.manual_dir or None,
-        config.image_size,
+        config.image_size or None,
         config.channels or None,
+        config.background,
+        config.skip_broken,
     )
-    num_images, height, width, channels = image_data.train.images.shape
-    shape = (height, width, channels)
+    if config.model == "cdcgan" and not image_data.num_classes:
+        raise UserError(
+            f"cdcgan: expected pictures with labels: a folder of pictures for each class, or an "
+            f".npz file with labels; {config.dataset} has none. dcgan and gan need none."
+        )
     return image_data, runs.DataFacts(
-        shape, image_data.num_classes, num_images, image_data.fingerprint
+        image_data.image_shape,
+        image_data.num_classes,
+        len(image_data.train.images),
+        image_data.fingerprint,
+        image_data.telling_class_names,
     )
 
 
@@ -126,13 +135,25 @@ def _resolve(
     Raises:
       UserError: it does not fit the devices, or the workers do not agree.
     """
+    from tfgan_mnist import data
     from tfgan_mnist.data import order
     from tfgan_mnist.training import distribution, runtime
 
+    replicas = context.num_replicas
+    largest = len(images.images) // config.discriminator_steps // replicas * replicas
+    if 0 < largest < config.batch_size:
+        if context.is_chief:
+            print(
+                f"batch_size: {largest:,} instead of {config.batch_size:,}, as there are "
+                f"{len(images.images):,} training images"
+            )
+        config = dataclasses.replace(config, batch_size=largest)
     distribution.check_config(context, config)
     full_pass = order.steps_per_epoch(images, config.images_per_step)
     config = dataclasses.replace(
         config,
+        dataset=data.canonical(config.dataset),
+        image_size=facts.image_shape[0],
         channels=facts.image_shape[-1],
         steps_per_epoch=config.steps_per_epoch or full_pass,
         precision=runtime.resolve_precision(config.precision),
