@@ -65,6 +65,9 @@ class Config:
     r1: float = option(0.0, "gamma of the gradient penalty at real images", at_least=0)
     r2: float = option(0.0, "gamma of the gradient penalty at generated images", at_least=0)
     gradient_penalty: float = option(0.0, "weight of WGAN-GP's; wasserstein: 10", at_least=0)
+    augment: str = option(
+        "auto", "what D sees is altered: translation,cutout,color; auto: with few images; or none"
+    )
 
     # Optimizers (Adam)
     g_learning_rate: float = option(2e-3, "of the generator", at_least=0)
@@ -145,6 +148,7 @@ class Config:
         penalties = {key: getattr(self, key) for key in ("r1", "r2", "gradient_penalty")}
         try:
             rules.check_loss(self.loss, self.label_smoothing)
+            rules.augmentations("none" if self.augment == "auto" else self.augment)
             rules.check_penalties(self.d_batch_norm, **penalties)
             if self.model in CONVOLUTIONAL:
                 if self.image_size:
@@ -240,11 +244,12 @@ def resolve(
 def from_saved(values: dict[str, Any]) -> Config:
     """The configuration of `dataclasses.asdict`, read back from JSON.
 
-    A key that is missing was added since and takes its default; a retired one is ignored.
+    A missing key was added since and takes its default (augment: none); retired ones are ignored.
 
     Raises:
       UserError: as `resolve`.
     """
+    values = {"augment": "none"} | values
     return Config(**{k: _typed(k, value) for k, value in values.items() if k not in RETIRED})
 
 

@@ -137,6 +137,7 @@ def _resolve(
     """
     from tfgan_mnist import data
     from tfgan_mnist.data import order
+    from tfgan_mnist.models import augment
     from tfgan_mnist.training import distribution, runtime
 
     replicas = context.num_replicas
@@ -156,6 +157,7 @@ def _resolve(
         image_size=facts.image_shape[0],
         channels=facts.image_shape[-1],
         steps_per_epoch=config.steps_per_epoch or full_pass,
+        augment=augment.choose(config.augment, len(images.images)),
         precision=runtime.resolve_precision(config.precision),
     )
     shared = dataclasses.asdict(config) | dict.fromkeys(OWN_TO_WORKERS)

@@ -11,8 +11,8 @@ def parse(text: str, class_names: Sequence[str], num_classes: int | None) -> lis
     """Labels from a list such as "trouser,coat" or "2,0,2,6".
 
     Args:
-      text: names or numbers with commas between them; a name that is a number counts as a name. Where no
-        name is spelled exactly so, upper and lower case are the same.
+      text: names or numbers with commas between them. A name that is a number counts as a name.
+        Where no name is spelled exactly so, upper and lower case are the same.
       class_names: by label; empty where they are the numbers.
       num_classes: None where it is not known.
 
