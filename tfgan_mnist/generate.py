@@ -50,9 +50,9 @@ class Source(NamedTuple):
     latent_dim: int
     conditional: bool
     num_classes: int | None  # None: not conditional, or not known
-    class_names: Sequence[str]  # by label; empty where they are the numbers
     # latents (B, Z) float32, labels (B,) int32 or None -> images (B, H, W, C) float32 in [-1, 1]
     sample: Callable[[np.ndarray, np.ndarray | None], np.ndarray]
+    class_names: Sequence[str] = ()  # by label; empty where they are the numbers
 
 
 class Plan(NamedTuple):
@@ -78,7 +78,7 @@ def from_run(run: Path) -> Source:
 
     _, model = checkpoints.restore_run(run)
     name, classes = runs.name_of(run, model.steps_done), model.num_classes
-    return Source(name, model.latent_dim, bool(classes), classes, facts.class_names, model.sample)
+    return Source(name, model.latent_dim, bool(classes), classes, model.sample, facts.class_names)
 
 
 def from_saved_model(path: Path) -> Source:
@@ -120,9 +120,9 @@ def from_saved_model(path: Path) -> Source:
     described: dict[str, Any] = {}
     with contextlib.suppress(UserError):  # the model works without its card
         described = card.read(folder)
-    classes = described.get("num_classes"), described.get("class_names", ())
+    classes, names = described.get("num_classes"), described.get("class_names", ())
     name = f"export {'/'.join(folder.resolve().parts[-2:])}"
-    return Source(name, latent_dim, "labels" in inputs, *classes, sample)
+    return Source(name, latent_dim, "labels" in inputs, classes, sample, names)
 
 
 # What is made

@@ -53,7 +53,7 @@ def main(flags) -> None:
 
     trained.about = {
         "name": classifier.name_of(dataset, shape),
-        "dataset": images.name,
+        "dataset": data.short_name(dataset),
         "image_shape": list(shape),
         "num_classes": images.num_classes,
         "train_images": len(images.train.images),
