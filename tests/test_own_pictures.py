@@ -436,3 +436,14 @@ def test_batches_of_any_array(kind):
     split = data.Split(images, np.arange(20, dtype=np.int32))
     ((pixels, labels),) = order.batches(split, 20, seed=0).take(1)
     np.testing.assert_array_equal(np.rint((pixels.numpy() + 1) * 127.5), images[labels.numpy()])
+
+
+def test_own_pictures_are_held_out_without_a_copy(tmp_path, load):
+    pictures = load(fill(tmp_path / "pictures", *range(60), side=8))
+    training, held_out = order.hold_out(pictures.train, 5)
+    assert np.shares_memory(training.images, pictures.train.images)
+    np.testing.assert_array_equal(training.images, pictures.train.images[5:])
+    np.testing.assert_array_equal(held_out.images, pictures.train.images[:5])
+    ((pixels, _),) = order.batches(training, len(training.images), seed=0).take(1)
+    levels = np.rint((pixels.numpy() + 1) * 127.5)[:, 0, 0, 2]
+    assert sorted(levels) == sorted(training.images[:, 0, 0, 2])

@@ -53,7 +53,7 @@ def train(
 
         # Load the data, and hold out training images for evaluations.
         image_data, facts = _load_data(config)
-        images, held_out = _hold_out(image_data.train, config)
+        images, held_out = _hold_out(image_data, config)
 
         # Resolve what the configuration leaves to the data and the machine.
         config = _resolve(config, facts, images, context)
@@ -118,13 +118,14 @@ def _load_data(config: Config) -> tuple["ImageData", runs.DataFacts]:
     )
 
 
-def _hold_out(images: "Split", config: Config) -> tuple["Split", "Split"]:
+def _hold_out(image_data: "ImageData", config: Config) -> tuple["Split", "Split"]:
     """The images to train on, and those of evaluations, which may lack a classifier."""
     from tfgan_mnist.data import order
     from tfgan_mnist.training import evaluation_callback
 
-    num = evaluation_callback.num_held_out(len(images.images))
-    return order.hold_out(images, num if config.epochs_per_evaluation else 0)
+    num = evaluation_callback.num_held_out(len(image_data.train.images))
+    evaluated = config.epochs_per_evaluation and image_data.num_classes
+    return order.hold_out(image_data.train, num if evaluated else 0)
 
 
 def _resolve(

@@ -13,7 +13,10 @@ ALIGNMENT = 64  # bytes
 
 
 def hold_out(split: Split, num: int) -> tuple[Split, Split]:
-    """A split without `num` images, and these `num`, always the same ones, chosen at random."""
+    """A split without `num` images, and these `num`, always the same ones, as if at random."""
+    if not num or isinstance(split.images, np.memmap):
+        # One's own pictures lie in a random order already, and may be too many for a copy.
+        return Split(split.images[num:], split.labels[num:]), Split(*(p[:num] for p in split))
     held_out = np.zeros(len(split.images), bool)
     held_out[np.random.default_rng(0).permutation(len(held_out))[:num]] = True
     return (

@@ -13,7 +13,7 @@ from tfgan_mnist.data.squares import Look
 from tfgan_mnist.errors import UserError
 
 TEST_SHARE = 1 / 8  # of pictures without a test split of their own; MNIST's is 1 / 7
-PROGRESS_EVERY = 500
+AT_A_TIME = 500  # pictures; progress is shown after each of these
 MAX_NAMES_SHOWN = 5
 
 
@@ -77,15 +77,14 @@ def in_parallel(
             return error
 
     terminal = sys.stderr.isatty()
-    pool = ThreadPoolExecutor(os.cpu_count())  # Pillow decodes without Python's lock
-    try:
-        for done, (item, result) in enumerate(zip(items, pool.map(call, items)), 1):
-            if terminal and (done % PROGRESS_EVERY == 0 or done == len(items)):
+    with ThreadPoolExecutor(os.cpu_count()) as pool:  # Pillow decodes without Python's lock
+        for first in range(0, len(items), AT_A_TIME):  # results wait in memory
+            some = items[first : first + AT_A_TIME]
+            yield from zip(some, pool.map(call, some))
+            if terminal:
+                done = first + len(some)
                 end = "\n" if done == len(items) else ""
                 sys.stderr.write(f"\r{doing} {done:,} of {len(items):,} pictures{end}")
-            yield item, result
-    finally:
-        pool.shutdown(cancel_futures=True)
 
 
 def describe_names(count: int, what: str, names: Sequence[str]) -> str:
