@@ -321,7 +321,7 @@ def test_a_loss_that_explodes_stops_with_advice(flags):
     ("flag", "message"),
     [
         ("--resume=nowhere", "nowhere: expected a run folder with a config.json"),
-        ("--batch_size=70000", "70000|60000|60,000"),
+        ("--background=whiet", "background: expected a colour"),
         ("--dataset=nosuchset", "nosuchset"),
     ],
 )

@@ -2,9 +2,9 @@
 
 How many, and which classes:
   Unconditional models make --num images, 100 by default. Conditional models make one image for each
-  of --labels, by default of all classes in order; with --num the labels are repeated or cut short.
-  Image i depends on --seed, i and its label only: a larger --num keeps the images of a smaller one,
-  and a run and its export make the same images.
+  of --labels (numbers or names of classes), by default of all in order; with --num the labels are
+  repeated or cut short. Image i depends on --seed, i and its label only: a larger --num keeps the
+  images of a smaller one, and a run and its export make the same images.
 
 Interpolation:
   --interpolate=STEPS makes that many images on the path from one latent to another, for a
@@ -19,16 +19,17 @@ Output:
 """
 
 import argparse
+import contextlib
 import math
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 
 from tfgan_mnist import cli, files, runs
-from tfgan_mnist.data import pictures, pixels
+from tfgan_mnist.data import class_names, pictures, pixels
 from tfgan_mnist.errors import UserError
 from tfgan_mnist.exports import card, saved_model, versions
 from tfgan_mnist.models import latents
@@ -52,6 +53,7 @@ class Source(NamedTuple):
     # latents (B, Z) float32, labels (B,) int32 or None -> images (B, H, W, C) float32 in [-1, 1]
     sample: Callable[[np.ndarray, np.ndarray | None], np.ndarray]
     quality: str = ""  # of an export, for the screen
+    class_names: Sequence[str] = ()  # by label; empty where they are the numbers
 
 
 class Plan(NamedTuple):
@@ -71,13 +73,14 @@ def from_run(run: Path) -> Source:
     Raises:
       UserError: not a run folder, or no readable checkpoint in it.
     """
-    runs.read(run)  # before TensorFlow's slow start
+    _, facts = runs.read(run)  # before TensorFlow's slow start
     cli.start_tensorflow()
     from tfgan_mnist.training import checkpoints
 
     _, model = checkpoints.restore_run(run)
-    name = runs.name_of(run, model.steps_done)
-    return Source(name, model.latent_dim, bool(model.num_classes), model.num_classes, model.sample)
+    name, classes = runs.name_of(run, model.steps_done), model.num_classes
+    names = facts.class_names
+    return Source(name, model.latent_dim, bool(classes), classes, model.sample, class_names=names)
 
 
 def from_saved_model(path: Path) -> Source:
@@ -110,14 +113,13 @@ def from_saved_model(path: Path) -> Source:
             raise UserError(f"{folder}: {refused[1]}") from error
         return outputs["images"].numpy() * 2.0 - 1.0
 
+    described: dict[str, Any] = {}
+    with contextlib.suppress(UserError):  # the model works without its card
+        described = card.read(folder)
+    classes, names = described.get("num_classes"), described.get("class_names", ())
+    quality = card.describe_quality(described)
     name = f"export {'/'.join(folder.resolve().parts[-2:])}"
-    try:
-        description = card.read(folder)
-        num_classes = description["num_classes"]
-        quality = card.describe_quality(description)
-    except UserError:  # the model works without its card
-        num_classes, quality = None, "no model card"
-    return Source(name, latent_dim, "labels" in inputs, num_classes, sample, quality)
+    return Source(name, latent_dim, "labels" in inputs, classes, sample, quality, names)
 
 
 # What is made
@@ -179,10 +181,6 @@ def _classes(source: Source, labels: list[int] | None) -> np.ndarray | None:
         if source.num_classes is None:
             raise UserError(f"--labels: expected some, since there is no {card.CARD} with classes")
         return np.arange(source.num_classes, dtype=np.int32)
-    end = source.num_classes or 2**31
-    wrong = [label for label in labels if not 0 <= label < end]
-    if wrong:
-        raise UserError(f"--labels: expected 0..{end - 1}; received {wrong[0]}")
     return np.array(labels, np.int32)
 
 
@@ -292,7 +290,10 @@ def main(arguments) -> None:
         source = from_run(Path(arguments.run))
     else:
         source = from_saved_model(Path(arguments.saved_model))
-    num = generate(source, output, arguments.num, arguments.labels, arguments.seed, steps)
+    labels = None
+    if arguments.labels is not None:
+        labels = class_names.parse(arguments.labels, source.class_names, source.num_classes)
+    num = generate(source, output, arguments.num, labels, arguments.seed, steps)
     quality = f" ({source.quality})" if source.quality else ""
     print(f"Wrote {num:,} images of {source.name}{quality} to {arguments.output}")
 
@@ -309,7 +310,7 @@ def parser() -> cli.Parser:
     )
     parser.add_argument("--num", type=_integer(1), metavar="N", help=f"images (default: {NUM})")
     parser.add_argument(
-        "--labels", type=_integers, metavar="N,N", help="classes, such as 2,0,2,6 (default: all)"
+        "--labels", metavar="N,N", help="classes, such as 2,0,2,6 or trouser,coat (default: all)"
     )
     parser.add_argument(
         "--seed", type=_integer(0), default=0, metavar="N", help="of the latents (default: 0)"
@@ -333,15 +334,6 @@ def _integer(at_least: int) -> Callable[[str], int]:
         return int(text)
 
     return parse
-
-
-def _integers(text: str) -> list[int]:
-    try:
-        return [int(item) for item in text.split(",")]
-    except ValueError as error:
-        raise argparse.ArgumentTypeError(
-            f"expected integers like 2,0,2,6; received {text!r}"
-        ) from error
 
 
 if __name__ == "__main__":

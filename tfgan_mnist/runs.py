@@ -48,9 +48,10 @@ class DataFacts(NamedTuple):
     """What a run needs to know of its data when the data are not there."""
 
     image_shape: tuple[int, int, int]
-    num_classes: int
+    num_classes: int  # 0: without labels
     num_images: int  # training images
     fingerprint: str = ""  # of all images and labels; older runs have none
+    class_names: tuple[str, ...] = ()  # by label; empty where they are the numbers, or no classes
 
 
 def create(
@@ -107,8 +108,9 @@ def read(path: str | Path) -> tuple[Config, DataFacts]:
         description = files.read_json(file)
         facts = DataFacts(**description["data"])
         height, width, channels = facts.image_shape
-        facts = facts._replace(image_shape=(height, width, channels))
-        numbers = (height, width, channels, facts.num_classes, facts.num_images)
+        names = tuple(map(str, facts.class_names))
+        facts = facts._replace(image_shape=(height, width, channels), class_names=names)
+        numbers = (height, width, channels, facts.num_classes + 1, facts.num_images)
         if any(type(number) is not int or number < 1 for number in numbers):
             raise ValueError(f"invalid dataset shape {numbers}")
         config = configuration.from_saved(description["config"])

@@ -54,7 +54,7 @@ def train(
 
         # Load the data, and hold out training images for evaluations.
         image_data, facts = _load_data(config)
-        images, held_out = _hold_out(image_data.train, config)
+        images, held_out = _hold_out(image_data, config)
 
         # Resolve what the configuration leaves to the data and the machine.
         config = _resolve(config, facts, images, context)
@@ -100,23 +100,33 @@ def _load_data(config: Config) -> tuple["ImageData", runs.DataFacts]:
         config.dataset,
         config.data_dir or None,
         config.manual_dir or None,
-        config.image_size,
+        config.image_size or None,
         config.channels or None,
+        config.background,
+        config.skip_broken,
     )
-    num_images, height, width, channels = image_data.train.images.shape
-    shape = (height, width, channels)
+    if config.model == "cdcgan" and not image_data.num_classes:
+        raise UserError(
+            f"cdcgan: expected pictures with labels: a folder of pictures for each class, or an "
+            f".npz file with labels; {config.dataset} has none. dcgan and gan need none."
+        )
     return image_data, runs.DataFacts(
-        shape, image_data.num_classes, num_images, image_data.fingerprint
+        image_data.image_shape,
+        image_data.num_classes,
+        len(image_data.train.images),
+        image_data.fingerprint,
+        image_data.telling_class_names,
     )
 
 
-def _hold_out(images: "Split", config: Config) -> tuple["Split", "Split"]:
+def _hold_out(image_data: "ImageData", config: Config) -> tuple["Split", "Split"]:
     """The images to train on, and those of evaluations, which may lack a classifier."""
     from tfgan_mnist.data import order
     from tfgan_mnist.training import evaluation_callback
 
-    num = evaluation_callback.num_held_out(len(images.images))
-    return order.hold_out(images, num if config.epochs_per_evaluation else 0)
+    num = evaluation_callback.num_held_out(len(image_data.train.images))
+    evaluated = config.epochs_per_evaluation and image_data.num_classes
+    return order.hold_out(image_data.train, num if evaluated else 0)
 
 
 def _resolve(
@@ -127,15 +137,29 @@ def _resolve(
     Raises:
       UserError: it does not fit the devices, or the workers do not agree.
     """
+    from tfgan_mnist import data
     from tfgan_mnist.data import order
+    from tfgan_mnist.models import augment
     from tfgan_mnist.training import distribution, runtime
 
+    replicas = context.num_replicas
+    largest = len(images.images) // config.discriminator_steps // replicas * replicas
+    if 0 < largest < config.batch_size:
+        if context.is_chief:
+            print(
+                f"batch_size: {largest:,} instead of {config.batch_size:,}, as there are "
+                f"{len(images.images):,} training images"
+            )
+        config = dataclasses.replace(config, batch_size=largest)
     distribution.check_config(context, config)
     full_pass = order.steps_per_epoch(images, config.images_per_step)
     config = dataclasses.replace(
         config,
+        dataset=data.canonical(config.dataset),
+        image_size=facts.image_shape[0],
         channels=facts.image_shape[-1],
         steps_per_epoch=config.steps_per_epoch or full_pass,
+        augment=augment.choose(config.augment, len(images.images)),
         precision=runtime.resolve_precision(config.precision),
     )
     shared = dataclasses.asdict(config) | dict.fromkeys(OWN_TO_WORKERS)

@@ -135,7 +135,7 @@ AnyClassifier = Classifier | ChannelwiseClassifier
 
 def name_of(dataset: str, image_shape: tuple[int, int, int]) -> str:
     """("emnist/balanced", (28, 28, 1)) -> "emnist-balanced-28x1-v1"."""
-    return f"{dataset.replace('/', '-')}-{image_shape[0]}x{image_shape[2]}-{VERSION}"
+    return f"{data.file_name(dataset)}-{image_shape[0]}x{image_shape[2]}-{VERSION}"
 
 
 def folder_of(dataset: str, image_shape: tuple[int, int, int], data_dir: str = "") -> Path:

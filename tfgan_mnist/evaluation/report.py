@@ -71,11 +71,19 @@ def describe(results: dict[str, Any]) -> str:
         lines += ["", *textwrap.wrap(BELOW_REAL, WIDTH)]
     histograms = {"samples": results["class_histogram"], "real": results["real_class_histogram"]}
     if len(histograms["real"]) <= MAX_CLASSES_SHOWN:
-        lines += ["", "class     " + "".join(f"{k:7}" for k in range(len(histograms["real"])))]
+        names = class_names(results)
+        width = min(max(7, *(len(name) + 2 for name in names)), 14)
+        names = [name if len(name) < width else f"{name[: width - 3]}.." for name in names]
+        lines += ["", "class     " + "".join(f"{name:>{width}}" for name in names)]
         for name, counts in histograms.items():
-            shares = "".join(f"{count / sum(counts):7.1%}" for count in counts)
+            shares = "".join(f"{count / sum(counts):{width}.1%}" for count in counts)
             lines.append(f"{name:10}{shares}")
     return "\n".join(lines) + "\n"
+
+
+def class_names(results: dict[str, Any]) -> list[str]:
+    """The names of the classes, where results have none their numbers."""
+    return results.get("class_names") or [str(k) for k in range(len(results["class_histogram"]))]
 
 
 def draw(path: Path, found: Evaluation) -> None:
@@ -111,6 +119,8 @@ def draw(path: Path, found: Evaluation) -> None:
         classes.stairs(share, np.arange(len(share) + 1) - 0.5, label=name, fill=name == "real")
     classes.set(title="classes predicted by the classifier", xlabel="class", ylabel="fraction")
     classes.legend(loc="lower right")
+    if found.results.get("class_names") and len(share) <= MAX_CLASSES_SHOWN:
+        classes.set_xticks(range(len(share)), class_names(found.results), rotation=30, ha="right")
 
     longest = max(found.distances.max(), found.real_distances.max())
     for name, some in (("real test images", found.real_distances), ("samples", found.distances)):

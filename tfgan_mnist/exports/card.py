@@ -52,7 +52,10 @@ def describe_run(run: Path) -> dict[str, Any]:
       UserError: not a run folder.
     """
     config, facts = runs.read(run)
-    card = {"config": config.without_places(), "data": facts._asdict()}
+    data = facts._asdict()
+    names = data.pop("class_names")
+    card = {"config": config.without_places(), "data": data}
+    card |= {"class_names": names} if names else {}
     metrics = runs.read_metrics(run)
     return card | ({"metrics": metrics} if metrics else {})
 

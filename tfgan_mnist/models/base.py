@@ -163,11 +163,14 @@ class AdversarialModel(keras.Model):
 
     def _in_batches(self, function, values, labels) -> np.ndarray:
         labels = inputs.check_labels(labels, len(values), self.num_classes)
-        outputs = []
+        outputs = np.empty(0)
         for first in range(0, max(len(values), 1), INFERENCE_BATCH):
             rows = slice(first, first + INFERENCE_BATCH)
-            outputs.append(function(values[rows], None if labels is None else labels[rows]))
-        return np.concatenate(outputs)
+            some = function(values[rows], None if labels is None else labels[rows]).numpy()
+            if first == 0:  # one array from the beginning: parts would take as much again
+                outputs = np.empty((len(values), *some.shape[1:]), some.dtype)
+            outputs[rows] = some
+        return outputs
 
     @tf.function(reduce_retracing=True)
     def _sample_batch(self, latents, labels):

@@ -8,7 +8,8 @@ from collections.abc import Sequence
 import keras
 import tensorflow as tf
 
-from tfgan_mnist.models import inputs, losses, mlp, networks, optimizers, replicas, rules
+from tfgan_mnist.models import augment as augmentation
+from tfgan_mnist.models import draws, inputs, losses, mlp, networks, optimizers, replicas, rules
 from tfgan_mnist.models.base import AdversarialModel, DiscriminatorOutput, number
 from tfgan_mnist.models.optimizers import Adam
 from tfgan_mnist.models.running_means import RunningMeans
@@ -54,13 +55,14 @@ class GAN(AdversarialModel):
                 fakes = self.generate(latents, labels, training=True)
             d_logs = self._update_discriminator(reals, tf.stop_gradient(fakes), labels, draw)
         # The last fakes serve both networks: one forward pass of G.
-        g_logs = self._update_generator(g_tape, fakes, reals, labels)
+        g_logs = self._update_generator(g_tape, fakes, reals, labels, draw)
         self._move_average()
         self.global_step.assign_add(1)
         return self._track(d_logs | g_logs)
 
     def _update_discriminator(self, reals, fakes, labels, draw) -> dict:
         """One update of D on images (B, H, W, C) and labels (B,) or None; returns logs."""
+        reals, fakes = self._altered(reals, draw, 0), self._altered(fakes, draw, 1)
         with tf.GradientTape() as tape:
             # Two passes: batch norm must not mix the statistics of real and fake images.
             real = self.discriminate(reals, labels, training=True)
@@ -77,14 +79,15 @@ class GAN(AdversarialModel):
         logs = {"d_loss": loss, "d_gradient_norm": norm}
         return logs | self._accuracies(real, fake, labels)
 
-    def _update_generator(self, g_tape, fakes, reals, labels) -> dict:
+    def _update_generator(self, g_tape, fakes, reals, labels, draw) -> dict:
         """One update of G, whose forward pass to `fakes` is on `g_tape`; returns logs."""
         with tf.GradientTape() as tape:
             tape.watch(fakes)
-            fake = self.discriminate(fakes, labels, training=True)
+            fake = self.discriminate(self._altered(fakes, draw, 2), labels, training=True)
             real = None
             if self.objective.paired:
-                real = self.discriminate(reals, labels, training=True).logits
+                seen = self._altered(reals, draw, 0)
+                real = self.discriminate(seen, labels, training=True).logits
             loss = self.objective.generator(fake.logits, real)
             loss += self.class_loss(fake, labels)
             scaled = self.g_optimizer.scale_loss(replicas.share_of_mean(loss))
@@ -145,8 +148,8 @@ class GAN(AdversarialModel):
             penalty += self.r2 / 2 * losses.squared_gradient_norm(logits_of, fakes)
         if self.gradient_penalty:
             # The seed's complement keeps this stream apart from the latents', whose seeds are >= 0.
-            num = replicas.num_rows(reals)
-            alpha = self._draw(tf.random.stateless_uniform, num, 1, ~self.seed, draw)
+            uniform, num = tf.random.stateless_uniform, replicas.num_rows(reals)
+            alpha = draws.draw(uniform, num, 1, ~self.seed, draw)
             alpha = tf.reshape(alpha, [-1, 1, 1, 1])
             penalty += self.gradient_penalty * losses.gradient_penalty(
                 logits_of, reals, fakes, alpha
@@ -155,22 +158,11 @@ class GAN(AdversarialModel):
 
     def _draw_latents(self, num, draw):
         """N(0, 1) latents (num, Z) of this replica."""
-        return self._draw(tf.random.stateless_normal, num, self.latent_dim, self.seed, draw)
+        return draws.draw(tf.random.stateless_normal, num, self.latent_dim, self.seed, draw)
 
-    @staticmethod
-    def _draw(distribution, num, width: int, seed: int, draw):
-        """(num, width) random numbers of this replica, a function of (seed, draw, replica).
-
-        Every replica draws those of the global batch and keeps its rows, so that the number of
-        replicas does not change what is drawn.
-        """
-        first, total = replicas.place_of(num)
-        numbers = distribution(
-            [total, width],
-            seed=tf.stack([tf.constant(seed, tf.int64), tf.cast(draw, tf.int64)]),
-            alg="philox",  # the default depends on the device, and on XLA
-        )
-        return numbers[first : first + num]
+    def _altered(self, images, draw, use: int):
+        """Images (B, H, W, C) as D sees them; `use` 0 to 2 of a draw are altered independently."""
+        return augmentation.alter(images, self.augment, self.seed, draw, use)
 
     # --- What is reported ------------------------------------------------------------------------
 
@@ -242,6 +234,7 @@ class GAN(AdversarialModel):
         r2: float = 0.0,
         gradient_penalty: float | None = None,
         decay_steps: int | None = None,
+        augment: str = "none",
         jit_compile: bool = False,
         **kwargs,
     ) -> "GAN":
@@ -262,6 +255,8 @@ class GAN(AdversarialModel):
             et al. 2017). Default: 10 for "wasserstein", else 0.
           decay_steps: training steps in which the default optimizers' learning rates fall to 5 %
             along a cosine, as the recipe's do. Default: they stay as they begin.
+          augment: how real and generated images are altered before D sees them, some of
+            "translation,cutout,color" (Zhao et al. 2020); for few training images.
           jit_compile: compile the step with XLA; `runtime.use_xla` says where it is faster.
           **kwargs: `run_eagerly` and `steps_per_execution` of `keras.Model.compile`.
 
@@ -279,6 +274,7 @@ class GAN(AdversarialModel):
         if gradient_penalty is None:
             gradient_penalty = rules.GRADIENT_PENALTIES.get(str(loss), 0.0)
         batch_norm = networks.has_batch_norm(self.discriminator)
+        rules.augmentations(augment)
         rules.check_penalties(batch_norm, r1=r1, r2=r2, gradient_penalty=gradient_penalty)
         if isinstance(d_optimizer, keras.optimizers.Optimizer) and d_optimizer is g_optimizer:
             raise ValueError("g_optimizer: expected an optimizer of its own; received d_optimizer")
@@ -289,6 +285,7 @@ class GAN(AdversarialModel):
         self.r1 = r1
         self.r2 = r2
         self.gradient_penalty = gradient_penalty
+        self.augment = augment
         default_d, default_g = self.default_optimizers()
         if decay_steps:
             for default, k in ((default_d, discriminator_steps), (default_g, 1)):
@@ -307,6 +304,7 @@ class GAN(AdversarialModel):
             "r1": r1,
             "r2": r2,
             "gradient_penalty": gradient_penalty,
+            "augment": augment,
             "jit_compile": jit_compile,
             **kwargs,
         }

@@ -10,6 +10,19 @@ SMOOTHABLE = ("minimax", "non_saturating", "least_squares")
 # The weight of the gradient penalty that a loss needs: WGAN-GP, Gulrajani et al. 2017, section 4.
 GRADIENT_PENALTIES = {"wasserstein": 10.0}
 
+# Of what D sees: models/augment.py.
+AUGMENTATIONS = ("translation", "cutout", "color")
+
+
+def augmentations(text: str) -> tuple[str, ...]:
+    """The parts of a list such as "translation,cutout"; () for "none"."""
+    kinds = () if text == "none" else tuple(text.split(","))
+    if any(kind not in AUGMENTATIONS for kind in kinds):
+        raise ValueError(
+            f"augment: expected some of {','.join(AUGMENTATIONS)}, or none; received {text!r:.200}"
+        )
+    return kinds
+
 
 def check_compile_arguments(arguments) -> None:
     """Arguments of `keras.Model.compile` that two networks without targets give no meaning to."""

@@ -32,6 +32,7 @@ def build(config: Config, image_shape: Shape, num_classes: int, jit_compile: boo
         r1=config.r1,
         r2=config.r2,
         gradient_penalty=config.gradient_penalty,
+        augment="none" if config.augment == "auto" else config.augment,
         jit_compile=jit_compile,
     )
 
