@@ -172,8 +172,8 @@ class Config:
             if value not in (getattr(recipe, key), "none") and key not in told + resolved
         ]
         return (
-            f"{self.model} on {values['dataset']}: {self.epochs} epochs of {self.steps_per_epoch:,} "
-            f"steps, batches of {self.batch_size}, seed {self.seed}\n"
+            f"{self.model} on {values['dataset']}: {self.epochs} epochs of "
+            f"{self.steps_per_epoch:,} steps, batches of {self.batch_size}, seed {self.seed}\n"
             f"Other than in the recipe: {', '.join(own) or 'nothing'}"
         )
 
