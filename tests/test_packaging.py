@@ -25,10 +25,11 @@ LEVELS = (
     "cli config flags runs",
     "data",
     "models",
-    "__init__ __main__",
     "evaluation",
     "exports",
     "training serving",
+    "notebook",
+    "__init__ __main__",
     "train generate evaluate export serve train_classifier",
 )
 COMMANDS, SHARED = LEVELS[-1].split(), LEVELS[3].split()

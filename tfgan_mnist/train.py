@@ -75,7 +75,7 @@ def train(
 
         # Train.
         if run and classifier and len(held_out.images):
-            evaluation = evaluation_callback.Evaluation(
+            evaluation = evaluation_callback.RunEvaluation(
                 run, classifier, held_out, config.epochs_per_evaluation, config.epochs
             )
         fit.train_epochs(model, images, config, context, run, evaluation)

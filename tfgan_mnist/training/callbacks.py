@@ -21,7 +21,7 @@ from tfgan_mnist.evaluation import metrics
 from tfgan_mnist.exports import saved_model
 from tfgan_mnist.models.gan import GAN
 from tfgan_mnist.training import checkpoints, diagnostics
-from tfgan_mnist.training.evaluation_callback import Evaluation
+from tfgan_mnist.training.evaluation_callback import RunEvaluation
 
 GRID_COLUMNS = 10
 GRID_ROWS = 10  # unconditional, or when there are too many classes for a row each
@@ -31,14 +31,19 @@ MAX_ROLLBACKS = 3  # of one command
 
 
 class SampleGrid(keras.callbacks.Callback):
-    """Writes `samples/epoch_<n>.png` before training and after every epoch, from fixed latents."""
+    """Writes `samples/epoch_<n>.png` before training and after every epoch, from fixed latents.
 
-    def __init__(self, run: Path, tensorboard: bool = False):
+    Args:
+      folder: a run's, or any other, in which `samples` is made.
+      tensorboard: also write the grids for TensorBoard.
+    """
+
+    def __init__(self, folder: str | Path, tensorboard: bool = False):
         super().__init__()
-        self.folder = run / runs.SAMPLES
+        self.folder = Path(folder) / runs.SAMPLES
         self.writer = None
         if tensorboard:
-            self.writer = tf.summary.create_file_writer(str(run / "tensorboard"))
+            self.writer = tf.summary.create_file_writer(str(Path(folder) / "tensorboard"))
 
     def on_train_begin(self, logs=None):
         if self.model.steps_done == 0:
@@ -122,7 +127,7 @@ class TrainingDiagnostics(keras.callbacks.Callback):
       evaluation: has the real images' statistics; None: only the log is examined.
     """
 
-    def __init__(self, run: Path, action: str = "warn", evaluation: Evaluation | None = None):
+    def __init__(self, run: Path, action: str = "warn", evaluation: RunEvaluation | None = None):
         super().__init__()
         self.run = run
         self.action = action

@@ -53,50 +53,32 @@ def find_classifier(image_data: data.ImageData, config: Config):
 
 
 class Evaluation(keras.callbacks.Callback):
-    """Compares samples with held-out training images every few epochs.
+    """Compares samples with real images that training does not use, every few epochs.
 
-    Writes a row per evaluation to evaluations.csv: FID, precision, recall, classes covered, label
-    accuracy of conditional models, the class histogram, and a lower bound on the Jensen-Shannon
-    divergence. Adds `LOGGED` to the epoch's logs. The samples always have the same latents.
+    Adds `LOGGED` to the epoch's logs. The samples always have the same latents.
 
     Args:
-      run: the run's folder.
       classifier: of the data set.
-      held_out: images that training does not use; N >= MIN_IMAGES.
+      real: the real images; N >= MIN_IMAGES.
       every: epochs from one evaluation to the next.
-      last_epoch: is always evaluated.
     """
 
-    def __init__(
-        self,
-        run: Path,
-        classifier: classifiers.Classifier | classifiers.ChannelwiseClassifier,
-        held_out: data.Split,
-        every: int,
-        last_epoch: int,
-    ):
+    def __init__(self, classifier: classifiers.AnyClassifier, real: data.Split, every: int = 1):
         super().__init__()
-        self.path = run / runs.EVALUATIONS
         self.classifier = classifier
-        self.held_out = held_out
+        self.real = real
         self.every = every
-        self.last_epoch = last_epoch
-        self.reference: protocol.Reference = protocol.compute_reference(classifier, held_out.images)
-        self.rows = runs.read_rows(self.path)
+        self.reference: protocol.Reference = protocol.compute_reference(classifier, real.images)
 
     def on_epoch_end(self, epoch, logs=None):
-        if (epoch + 1) % self.every and epoch + 1 != self.last_epoch:
-            return
-        row = {"epoch": epoch + 1, "step": self.model.steps_done} | self.evaluate()
-        if logs is not None:
-            logs.update({key: row[key] for key in LOGGED if key in row})
-        self.rows.append(row)
-        runs.write_rows(self.path, self.rows)
+        if (epoch + 1) % self.every == 0:
+            self.add(epoch, {} if logs is None else logs)
 
-    def discard(self, epoch: int) -> None:
-        """Removes the evaluation of an epoch whose weights a rollback discards."""
-        self.rows = [row for row in self.rows if row["epoch"] != epoch]
-        runs.write_rows(self.path, self.rows)
+    def add(self, epoch: int, logs: dict) -> runs.Row:
+        """Evaluates the model, adds to the logs, and returns the whole row."""
+        row = {"epoch": epoch + 1, "step": self.model.steps_done} | self.evaluate()
+        logs.update({key: row[key] for key in LOGGED if key in row})
+        return row
 
     def evaluate(self) -> runs.Row:
         """The scores of the model as it is, and the seconds that they took.
@@ -104,7 +86,7 @@ class Evaluation(keras.callbacks.Callback):
         The FID is NaN when a sample is not finite, the bound when a logit is not.
         """
         start = time.perf_counter()
-        samples, labels = draw(self.model, len(self.held_out.images), SEED)
+        samples, labels = draw(self.model, len(self.real.images), SEED)
         features, logits = self.classifier.features_and_logits(pixels.to_uint8(samples))
         row = protocol.quick_scores(features, logits, self.reference)
         if not np.isfinite(samples).all():  # to_uint8 made them black
@@ -112,12 +94,41 @@ class Evaluation(keras.callbacks.Callback):
         if labels is not None:
             row["label_accuracy"] = metrics.label_accuracy(logits, labels)
         # Fewer images, as the discriminator takes longer.
-        real = data.Split(*(part[:BOUND] for part in self.held_out))
+        real = data.Split(*(part[:BOUND] for part in self.real))
         few = labels if labels is None else labels[:BOUND]
         row["jsd_bound"] = jensen_shannon_bound(self.model, real, samples[:BOUND], few)
         row["seconds"] = time.perf_counter() - start
         counts = metrics.class_histogram(logits.argmax(axis=1), logits.shape[1])
         return row | {f"class_{k}": int(count) for k, count in enumerate(counts)}
+
+
+class RunEvaluation(Evaluation):
+    """`Evaluation` of a run against held-out training images: a row of evaluations.csv each.
+
+    A row has FID, precision, recall, classes covered, label accuracy of conditional models, the
+    class histogram, and a lower bound on the Jensen-Shannon divergence.
+
+    Args:
+      run: the run's folder.
+      last_epoch: is always evaluated.
+    """
+
+    def __init__(self, run: Path, classifier, held_out: data.Split, every: int, last_epoch: int):
+        super().__init__(classifier, held_out, every)
+        self.path = run / runs.EVALUATIONS
+        self.last_epoch = last_epoch
+        self.rows = runs.read_rows(self.path)
+
+    def on_epoch_end(self, epoch, logs=None):
+        if (epoch + 1) % self.every and epoch + 1 != self.last_epoch:
+            return
+        self.rows.append(self.add(epoch, {} if logs is None else logs))
+        runs.write_rows(self.path, self.rows)
+
+    def discard(self, epoch: int) -> None:
+        """Removes the evaluation of an epoch whose weights a rollback discards."""
+        self.rows = [row for row in self.rows if row["epoch"] != epoch]
+        runs.write_rows(self.path, self.rows)
 
 
 def draw(model: GAN, num: int, seed: int) -> tuple[np.ndarray, np.ndarray | None]:

@@ -11,7 +11,7 @@ from tfgan_mnist.models import networks
 from tfgan_mnist.models.gan import GAN
 from tfgan_mnist.training import build, callbacks, distribution, progress, runtime
 from tfgan_mnist.training.distribution import DistributionContext
-from tfgan_mnist.training.evaluation_callback import Evaluation
+from tfgan_mnist.training.evaluation_callback import RunEvaluation
 
 
 def build_model(config: Config, facts: runs.DataFacts, context: DistributionContext) -> GAN:
@@ -33,7 +33,7 @@ def train_epochs(
     config: Config,
     context: DistributionContext,
     run: Path | None,
-    evaluation: Evaluation | None,
+    evaluation: RunEvaluation | None,
 ) -> None:
     """Trains the remaining epochs, and writes the run's files where there is a folder `run`.
 
