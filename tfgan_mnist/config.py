@@ -139,6 +139,9 @@ class Config:
     # What is written
     run_root: str = option("runs", "folder of the numbered run folders")
     export_root: str = option("saved_models", "folder of <model>/<version>/ exports")
+    keep_every: int = option(
+        0, "epochs from one .keras file of the model to the next; 0: none", at_least=0
+    )
     tensorboard: bool = option(False, "also write TensorBoard logs (needs tensorboard)")
 
     def __post_init__(self):

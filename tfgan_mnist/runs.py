@@ -7,6 +7,7 @@ samples/         epoch_000.png (before training), epoch_001.png, ...
 samples.gif      the same over time
 curves.png       log and evaluations as a picture
 checkpoints/     the newest, which `--resume` continues from, and that of the best evaluation
+models/          with --keep_every: epoch_005.keras, epoch_010.keras, ...
 metrics.json     on the test images: the discriminator, and under "samples" the generator
 report.png       the pictures to "samples"
 exported         the path of the export, written last
@@ -36,6 +37,7 @@ CONFIG = "config.json"
 LOG = "log.csv"
 EVALUATIONS = "evaluations.csv"
 SAMPLES = "samples"
+MODELS = "models"
 GIF = "samples.gif"
 CURVES = "curves.png"
 METRICS = "metrics.json"

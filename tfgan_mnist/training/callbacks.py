@@ -14,7 +14,7 @@ import numpy as np
 import tensorflow as tf
 from absl import logging
 
-from tfgan_mnist import runs
+from tfgan_mnist import files, runs
 from tfgan_mnist.data import pictures, pixels
 from tfgan_mnist.errors import Stopped, UserError
 from tfgan_mnist.evaluation import metrics
@@ -235,6 +235,20 @@ class Checkpoint(keras.callbacks.Callback):
                 f"stopped after step {self.model.steps_done:,}; the state is saved. Go on with\n"
                 f"  python -m tfgan_mnist.train --resume={shlex.quote(str(self.run))}",
             )
+
+
+class KeepModels(keras.callbacks.Callback):
+    """Writes `models/epoch_<n>.keras` every few epochs, which `load_model` goes on from."""
+
+    def __init__(self, run: Path, every: int):
+        super().__init__()
+        self.folder = run / runs.MODELS
+        self.every = every
+
+    def on_epoch_end(self, epoch, logs=None):
+        if (epoch + 1) % self.every == 0:
+            with files.write_atomically(self.folder / f"epoch_{epoch + 1:03d}.keras") as partial:
+                self.model.save(partial)
 
 
 class KeepMetrics(keras.callbacks.Callback):

@@ -48,6 +48,7 @@ def train_epochs(
             *([evaluation] if evaluation else []),
             callbacks.TrainingDiagnostics(run, config.on_collapse, evaluation),
             *([callbacks.TensorBoard(run)] if config.tensorboard else []),
+            *([callbacks.KeepModels(run, config.keep_every)] if config.keep_every else []),
             progress.Progress(config.epochs),
             checkpoint,
         ]

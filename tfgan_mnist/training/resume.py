@@ -17,7 +17,14 @@ if TYPE_CHECKING:  # commands check their flags before they start TensorFlow
 # All else has to stay, or it would be another run. More epochs stretch the learning rates' decay,
 # so that the rates jump up where the run goes on.
 MAY_CHANGE = (
-    *(*configuration.PLACES, "epochs", "tensorboard", "sync_batch_norm", "on_collapse"),
+    *(
+        *configuration.PLACES,
+        "epochs",
+        "keep_every",
+        "tensorboard",
+        "sync_batch_norm",
+        "on_collapse",
+    ),
     "skip_broken",
 )
 
@@ -84,7 +91,7 @@ def restore(run: Path, model: "GAN", config: Config, facts: runs.DataFacts) -> b
     """
     from tfgan_mnist.training import checkpoints
 
-    for folder in (run, run / runs.SAMPLES, run / checkpoints.FOLDER):
+    for folder in (run, run / runs.SAMPLES, run / runs.MODELS, run / checkpoints.FOLDER):
         files.remove_partial(folder)
     if checkpoints.found(run):
         print(f"Continuing after step {checkpoints.restore(run, model):,}")
