@@ -130,6 +130,8 @@ def _which(request: Any) -> tuple[str, int | None, str | None]:
     if not request.HasField("model_spec"):
         raise invalid("Missing ModelSpec")
     spec = request.model_spec
+    if not spec.name:
+        raise invalid("ModelSpec has no name specified.")
     number = spec.version.value if spec.HasField("version") else None
     return spec.name, number, spec.version_label or None
 
@@ -169,19 +171,18 @@ def _arrays(protos: Any, wanted: dict[str, Spec], limit: int) -> dict[str, np.nd
 
 
 class GrpcServer:
-    """Serves models by gRPC.
+    """Serves models by gRPC on its port, which is taken at once, from `start` to `stop`.
 
     Args:
       models: to serve.
       config: of the server: its address and limits.
       metrics: where requests are recorded.
-      port: 0: any that is free.
 
     Raises:
       OSError: the port is taken, or there is no such address.
     """
 
-    def __init__(self, models: Models, config: ServerConfig, metrics: Metrics, port: int):
+    def __init__(self, models: Models, config: ServerConfig, metrics: Metrics):
         self._server = grpc.server(
             futures.ThreadPoolExecutor(THREADS, thread_name_prefix="grpc"),
             options=[
@@ -199,10 +200,13 @@ class GrpcServer:
         )
         host = f"[{config.host}]" if ":" in config.host else config.host
         try:
-            self.port: int = self._server.add_insecure_port(f"{host}:{port}")
+            self.port: int = self._server.add_insecure_port(f"{host}:{config.port}")
         except RuntimeError as error:
-            raise OSError(f"--port: cannot listen on {host}:{port}: {error}") from error
+            raise OSError(f"--port: cannot listen on {host}:{config.port}: {error}") from error
         self._timeout_seconds = config.timeout_seconds
+
+    def start(self) -> None:
+        """Answers requests."""
         self._server.start()
 
     def stop(self) -> None:

@@ -11,25 +11,26 @@ from typing import Any
 
 import uvicorn
 
+from tfgan_mnist.serving.settings import ServerConfig
+
 MAX_CONNECTIONS = 512  # a process may usually open 1024 files
 MAX_HEAD = 1 << 16  # bytes of a request's line and headers
 KEEP_ALIVE_SECONDS = 60
 
 
 class HttpServer:
-    """Serves an ASGI application.
+    """Serves an ASGI application on its port, which is taken at once, from `start` to `stop`.
 
     Args:
       app: the application.
-      host: address to listen on.
-      port: 0: any that is free.
-      timeout_seconds: how long pending requests may take when the server stops.
+      config: of the server: its address; how long pending requests may take when it stops.
 
     Raises:
       OSError: the port is taken, or there is no such address.
     """
 
-    def __init__(self, app: Any, host: str, port: int, timeout_seconds: float):
+    def __init__(self, app: Any, config: ServerConfig):
+        host, port = config.host, config.rest_api_port
         family = socket.AF_INET6 if ":" in host else socket.AF_INET
         try:
             self._socket = socket.create_server(
@@ -56,10 +57,13 @@ class HttpServer:
                 proxy_headers=False,
                 server_header=False,
                 timeout_keep_alive=KEEP_ALIVE_SECONDS,
-                timeout_graceful_shutdown=max(1, round(timeout_seconds)),
+                timeout_graceful_shutdown=max(1, round(config.timeout_seconds)),
             )
         )
         self._thread = threading.Thread(target=self._run, name="http", daemon=True)
+
+    def start(self) -> None:
+        """Answers requests, also those that have been waiting for it."""
         self._thread.start()
 
     def _run(self) -> None:

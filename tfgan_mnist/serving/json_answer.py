@@ -50,7 +50,7 @@ def _jsonable(name: str, array: np.ndarray, rows: bool) -> Any:
         texts = np.empty(array.size, object)
         texts[:] = [_text(value, name.endswith("_bytes")) for value in array.ravel()]
         return texts.reshape(array.shape).tolist()
-    if array.dtype.kind not in "biu" and kind not in ("float32", "float64"):
+    if (array.dtype.kind not in "biu" and kind not in ("float32", "float64")) or kind == "uint16":
         kind = "half" if kind == "float16" else kind
         raise invalid(f"Failed to write JSON value for tensor type: {kind}")
     if array.dtype.kind == "f" and not np.isfinite(array).all():

@@ -7,69 +7,20 @@ message.
 
 import base64
 import itertools
-import json
-import re
 from collections.abc import Mapping
 from typing import Any, NoReturn
 
 import numpy as np
-import orjson
 
 from tfgan_mnist.exports.request_errors import RequestError, invalid
+from tfgan_mnist.serving.json_reader import SHOWN, shown
 
 Tensors = dict[str, np.ndarray]
 
 MAX_RANK = 32
-SHOWN = 200  # characters of a value in a message
-
-INTEGERS = ("int8", "uint8", "int16", "uint16", "int32", "uint32", "int64", "uint64")
+INTEGERS = ("int8", "uint8", "int16", "int32", "uint32", "int64", "uint64")
 FLOATS = {"float": np.float32, "double": np.float64}
 JSON_TYPES = {type(None): "Null", bool: "Bool", dict: "Object", list: "Array", str: "String"}
-
-# A string, or a number that JSON lacks. Possessive and with an optional end: otherwise an
-# unterminated string would be scanned once per quote in it.
-_STRING_OR_NUMBER = re.compile(rb'"(?:[^"\\]++|\\.)*+"?|\b(?:NaN|Inf(?:inity)?)\b', re.DOTALL)
-
-
-def parse(body: bytes) -> dict[str, Any]:
-    """The object that a request's body holds. Beyond JSON, `NaN`, `Inf` and `Infinity` are numbers.
-
-    Raises:
-      RequestError: not JSON, or not an object.
-    """
-    if not body:
-        raise invalid("JSON Parse error: The document is empty")
-    try:
-        document = orjson.loads(body)
-    except orjson.JSONDecodeError as error:
-        document = _parse_with_nan(body, error)
-    if not isinstance(document, dict):
-        raise invalid(f"JSON Value: {shown(document)} Is not object")
-    return document
-
-
-def _parse_with_nan(body: bytes, strict: orjson.JSONDecodeError) -> Any:
-    refusal = invalid(f"JSON Parse error: Invalid value. {strict.msg} at offset: {strict.pos}")
-    if b"NaN" not in body and b"Inf" not in body:
-        raise refusal
-    try:
-        text = _STRING_OR_NUMBER.sub(
-            lambda match: b"Infinity" if match[0] == b"Inf" else match[0], body
-        )
-        return json.loads(text)
-    except (ValueError, RecursionError):
-        raise refusal from None
-
-
-def shown(value: Any) -> str:
-    """The beginning of a value as JSON, for messages."""
-    text = ""
-    # Piece by piece: a message needs neither megabytes nor the deepest level.
-    for piece in json.JSONEncoder().iterencode(value):
-        text += piece
-        if len(text) > SHOWN:
-            return text[:SHOWN] + "..."
-    return text
 
 
 def signature_name(document: Mapping[str, Any]) -> str:
@@ -226,11 +177,8 @@ def _array(values: list, types: set[type], dtype: str) -> np.ndarray:
     """Values that are not lists, as an array (N,)."""
     if dtype in FLOATS:
         _expect(types <= {int, float}, values, (int, float), dtype)
-        try:
-            with np.errstate(over="ignore"):  # as in TensorFlow Serving: rounded, or infinite
-                return np.array(values, np.float64).astype(FLOATS[dtype])
-        except OverflowError:
-            raise invalid(f"JSON Value: a number is too large for {dtype}") from None
+        with np.errstate(over="ignore"):  # as in TensorFlow Serving: rounded, or infinite
+            return np.array(values, np.float64).astype(FLOATS[dtype])
     if dtype in INTEGERS:
         _expect(types <= {int}, values, (int,), dtype)
         limits = np.iinfo(dtype)
@@ -253,13 +201,19 @@ def _array(values: list, types: set[type], dtype: str) -> np.ndarray:
 def _bytes(value: str | dict) -> bytes:
     if isinstance(value, str):
         try:
-            return value.encode()
+            return value.encode(errors="surrogateescape")
         except UnicodeEncodeError:  # half of a surrogate pair, "\\ud800"
             raise invalid(f"JSON Value: {shown(value)} is not valid Unicode") from None
     if not _is_base64(value):
         raise invalid(f"JSON Value: {shown(value)} not formatted correctly for base64 data")
+    # As Abseil reads it: white space anywhere, padding entire or absent.
+    text = "".join(value["b64"].split())
+    digits = text.rstrip("=")
+    padding = "=" * (-len(digits) % 4)
     try:
-        return base64.b64decode(value["b64"], validate=True)
+        if text not in (digits, digits + padding):
+            raise ValueError("padding")
+        return base64.b64decode(digits + padding, validate=True)
     except ValueError:
         raise invalid("Unable to base64 decode") from None
 

@@ -2,24 +2,31 @@
 
     POST /v1/models/NAME[/versions/N | /labels/L]:predict
     GET  /v1/models/NAME[/versions/N | /labels/L][/metadata]
-    GET  /onnx/NAME.onnx    for the page, which computes in the browser; not in TensorFlow Serving
+
+and for the page, which TensorFlow Serving does not have:
+
+    GET  /models.json       the models that draw
+    GET  /onnx/NAME.onnx    a model, to run in the browser
 
 A path is matched together with its query; no match is a malformed request.
 """
 
 import asyncio
+import ipaddress
 import logging
 import re
+import socket
 import time
 import zlib
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
+from urllib.parse import unquote, urlsplit
 
 import orjson
 
 from tfgan_mnist.exports.request_errors import RequestError, invalid
-from tfgan_mnist.serving import describe, json_answer, json_request, page
+from tfgan_mnist.serving import describe, json_answer, json_reader, json_request, page
 from tfgan_mnist.serving.metrics import Metrics
 from tfgan_mnist.serving.settings import ServerConfig
 from tfgan_mnist.serving.versions import DEFAULT_SIGNATURE, Models
@@ -30,6 +37,7 @@ _VERSION = r"(?:/versions/(?P<version>\d+)|/labels/(?P<label>[^/:]+))?"
 PREDICTION = re.compile(
     rf"(?i)/v1/models/(?P<name>[^/:]+){_VERSION}:(?P<method>classify|regress|predict)"
 )
+METHODS = ("classify", "regress", "predict")  # in lower case, unlike the rest of a path
 STATUS = re.compile(rf"(?i)/v1/models(?:/(?P<name>[^/:]+))?{_VERSION}(?P<metadata>/metadata)?")
 ONNX = re.compile(r"/onnx/(?P<name>[^/]+)\.onnx")
 
@@ -39,9 +47,13 @@ CORS = [
     (b"access-control-allow-methods", b"POST, GET"),
     (b"access-control-allow-headers", b"Content-Type"),
 ]
+NO_SNIFFING = (b"x-content-type-options", b"nosniff")  # browsers take the stated content type
 JSON = b"application/json"
 DRAINED = 8  # times the limit: how far a body that is too large is read
 LARGE_BODY = 1 << 18  # bytes; parsed or written in a thread
+
+
+Which = tuple[str, int | None, str | None]  # a model's name, version number and label
 
 
 class Answer(NamedTuple):
@@ -71,13 +83,15 @@ class RestApp:
         self._cors = config.rest_api_enable_cors_support
         self._metrics = metrics
         self._metrics_path = metrics_path
+        self._hosts = {config.host, "localhost", socket.gethostname().lower()}
+        self._hosts |= set(filter(None, config.allowed_hosts.lower().split(",")))
 
     async def __call__(self, scope: dict, receive: Callable, send: Callable) -> None:
         try:
             answer = await self._guarded(scope, receive)
         except Disconnected:
             return
-        headers = [*answer.headers, *CORS] if self._cors else list(answer.headers)
+        headers = [*answer.headers, NO_SNIFFING, *(CORS if self._cors else ())]
         if answer.status != 304:
             length = str(len(answer.body)).encode()
             headers += [(b"content-type", answer.content_type), (b"content-length", length)]
@@ -103,6 +117,7 @@ class RestApp:
         path = scope["raw_path"].decode("latin-1")
         query = scope["query_string"].decode("latin-1")
         target = f"{path}?{query}" if query else path
+        self._check_host(dict(scope["headers"]).get(b"host", b"localhost").decode("latin-1"))
         if method == "OPTIONS":
             origin = dict(scope["headers"]).get(b"origin", b"")
             return Answer(200 if origin.startswith((b"http://", b"https://")) else 400, b"")
@@ -116,6 +131,20 @@ class RestApp:
             encoding = ((b"content-encoding", b"gzip"),) if found.gzipped else ()
             return await self._file(found.path, found.content_type, scope, encoding)
         return Answer(404, NOT_FOUND, b"text/html")
+
+    def _check_host(self, host: str) -> None:
+        """Refuses names of other machines, as a page's own name may lead here (DNS rebinding).
+
+        An address is no name, and no page can choose it.
+        """
+        try:
+            name = urlsplit(f"//{host}").hostname or ""
+            if "*" in self._hosts or name in self._hosts:
+                return
+            ipaddress.ip_address(name)
+        except ValueError:
+            message = f"Host {host[:100]!r}: not a name of this server; --allowed_hosts accepts it"
+            raise RequestError("PERMISSION_DENIED", message) from None
 
     async def _onnx(self, name: str, scope: dict) -> Answer:
         """The weights that are served, from `7.onnx` beside the version `7/`."""
@@ -143,13 +172,14 @@ class RestApp:
 
     async def _api(self, method: str, target: str, scope: dict, receive: Callable) -> Answer:
         body = await self._read(scope, receive)
-        if method == "POST" and (match := PREDICTION.fullmatch(target)):
-            if match["method"] == "predict":
-                return await self._predict(match, body)
-            if match["method"] in ("classify", "regress"):
+        match = (PREDICTION if method == "POST" else STATUS).fullmatch(target)
+        if method == "POST" and match and match["method"] in METHODS:
+            which = _which(match)
+            if match["method"] != "predict":
                 raise RequestError("UNIMPLEMENTED", f"{match['method']}: expected predict")
-        elif method == "GET" and (match := STATUS.fullmatch(target)):
-            return self._describe(match)
+            return await self._predict(which, body)
+        if method == "GET" and match:
+            return self._describe(*_which(match), match["metadata"] == "/metadata")
         raise invalid(f"Malformed request: {method} {target}")
 
     async def _read(self, scope: dict, receive: Callable) -> bytes:
@@ -181,10 +211,10 @@ class RestApp:
             raise invalid("Content-Encoding: expected gzip or none")
         return bytes(body)
 
-    async def _predict(self, match: re.Match, body: bytes) -> Answer:
+    async def _predict(self, which: Which, body: bytes) -> Answer:
         arrival, code = time.monotonic(), "INTERNAL"
         try:
-            answer = await self._run(match, body)
+            answer = await self._run(which, body)
             code = "OK"
             return answer
         except RequestError as error:
@@ -192,12 +222,12 @@ class RestApp:
             raise
         finally:
             # Unknown names are arbitrary, and would fill the memory.
-            name = match["name"] if match["name"] in self._models else ""
+            name = which[0] if which[0] in self._models else ""
             seconds = time.monotonic() - arrival
             self._metrics.request(name, "Predict", "REST", code, seconds)
 
-    async def _run(self, match: re.Match, body: bytes) -> Answer:
-        with self._models.use(match["name"], *_which(match)) as version:
+    async def _run(self, which: Which, body: bytes) -> Answer:
+        with self._models.use(*which) as version:
             name, inputs, rows = await _beside(len(body), _parse, body, version)
             started = time.monotonic()
             future = asyncio.wrap_future(version.submit(name, inputs))
@@ -209,13 +239,13 @@ class RestApp:
         size = sum(array.nbytes for array in outputs.values())
         return Answer(200, await _beside(size, json_answer.answer, outputs, rows))
 
-    def _describe(self, match: re.Match) -> Answer:
-        if not match["name"]:
+    def _describe(self, name: str, number: int | None, label: str | None, metadata: bool) -> Answer:
+        if not name:
             raise invalid("Missing model name in request.")
-        if match["metadata"] == "/metadata":
-            with self._models.use(match["name"], *_which(match)) as version:
+        if metadata:
+            with self._models.use(name, number, label) as version:
                 return Answer(200, orjson.dumps(describe.metadata(version)))
-        statuses = self._models.statuses(match["name"], *_which(match))
+        statuses = self._models.statuses(name, number, label)
         return Answer(200, orjson.dumps(describe.as_dict(describe.status(statuses))))
 
 
@@ -230,19 +260,19 @@ async def _beside(size: int, function: Callable, *arguments: Any) -> Any:
     return function(*arguments)
 
 
-def _which(match: re.Match) -> tuple[int | None, str | None]:
-    """Version number and label of a path; None where it has none."""
-    if not match["version"]:
-        return None, match["label"]
-    digits = match["version"].lstrip("0") or "0"
-    if len(digits) > 19 or int(digits) >= 2**63:  # 19 digits is what 2**63 has
+def _which(match: re.Match) -> Which:
+    """Model name, version number and label of a path; None where it has none."""
+    name, number, label = match["name"], match["version"], match["label"]
+    # 20 digits are more than any 64-bit number has; int() refuses thousands.
+    digits = number and (number.lstrip("0") or "0")
+    if digits and (len(digits) > 19 or int(digits) >= 2**63):
         raise invalid(f"Failed to convert version: {digits[:40]} to numeric.")
-    return int(digits), None
+    return unquote(name or ""), int(digits) if digits else None, label and unquote(label)
 
 
 def _parse(body: bytes, version: Any) -> tuple[str, json_request.Tensors, bool]:
     """Signature name, inputs and whether they were in row format."""
-    document = json_request.parse(body)
+    document = json_reader.parse(body)
     name = json_request.signature_name(document) or DEFAULT_SIGNATURE
     dtypes = {key: spec.dtype for key, spec in version.inputs(name).items()}
     if not dtypes:  # `submit` refuses it too, but rows of no input cannot be parsed

@@ -39,22 +39,21 @@ class Server:
         self.rest_url: str | None = None
         self.grpc_address: str | None = None
         metrics = Metrics()
-        host = f"[{config.host}]" if ":" in config.host else config.host
         with contextlib.ExitStack() as stack:
-            stack.callback(self.models.stop)
-            # Before the interfaces, which then answer every request.
-            self.models.start(config.file_system_poll_wait_seconds)
+            # Ports are taken first, as models load for long, and answer last.
+            interfaces: list[GrpcServer | HttpServer] = []
             if config.port or free_ports:
-                grpc_server = GrpcServer(self.models, config, metrics, config.port)
-                stack.callback(grpc_server.stop)
-                self.grpc_address = f"{host}:{grpc_server.port}"
+                interfaces.append(GrpcServer(self.models, config, metrics))
+                self.grpc_address = _address(config.host, interfaces[-1].port)
             if config.rest_api_port or free_ports:
                 app = RestApp(self.models, config, metrics, metrics_path)
-                http_server = HttpServer(
-                    app, config.host, config.rest_api_port, config.timeout_seconds
-                )
-                stack.callback(http_server.stop)
-                self.rest_url = f"http://{host}:{http_server.port}"
+                interfaces.append(HttpServer(app, config))
+                self.rest_url = f"http://{_address(config.host, interfaces[-1].port)}"
+            stack.callback(self.models.stop)
+            self.models.start(config.file_system_poll_wait_seconds)
+            for interface in interfaces:
+                interface.start()
+                stack.callback(interface.stop)
             self._stack = stack.pop_all()
 
     def stop(self) -> None:
@@ -66,3 +65,9 @@ class Server:
 
     def __exit__(self, *_: Any) -> None:
         self.stop()
+
+
+def _address(host: str, port: int) -> str:
+    """Where clients on this machine reach it."""
+    host = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(host, host)
+    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"

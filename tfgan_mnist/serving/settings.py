@@ -28,6 +28,9 @@ class ServerConfig:
     model_name: str = option("", "name of the model; empty: that of its folder")
     model_config_file: str = option("", "models, policies and labels; a ModelServerConfig as text")
     host: str = option("127.0.0.1", "address to listen on; 0.0.0.0: all networks")
+    allowed_hosts: str = option(
+        "", "names under which clients reach it, beside its own: a.example,b.example; *: any"
+    )
     port: int = option(8500, "of gRPC; 0: off", at_least=0, at_most=MAX_PORT)
     rest_api_port: int = option(
         8501, "of REST, metrics and page; 0: off", at_least=0, at_most=MAX_PORT

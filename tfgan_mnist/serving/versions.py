@@ -5,6 +5,7 @@ import enum
 import gc
 import logging
 import threading
+import time
 from collections.abc import Iterator
 from concurrent.futures import Future
 from pathlib import Path
@@ -18,6 +19,7 @@ from tfgan_mnist.serving.settings import Bounds, ModelConfig
 log = logging.getLogger(__name__)
 
 DEFAULT_SIGNATURE = "serving_default"
+WARM_UP_SECONDS = 60.0  # after which no further warm-up request begins
 
 
 class State(enum.Enum):
@@ -51,10 +53,8 @@ class Version:
         try:
             self._files = _fingerprint(self.folder)
             model = self._saved_model = session.SavedModel(self.folder)
-            for signature, inputs in warmup.read(self.folder) if warm_up else []:
-                session.check(self.inputs(signature), inputs)
-                outputs = tuple(sorted(self.signatures[signature].outputs))
-                model.run(signature, inputs, outputs)
+            if warm_up:
+                self._warm_up(model)
             for name, definition in model.signatures.items():
                 if definition.inputs:
 
@@ -70,6 +70,17 @@ class Version:
             return
         self.state = State.AVAILABLE
         log.info("%s version %d is served", self.model, self.number)
+
+    def _warm_up(self, model: session.SavedModel) -> None:
+        requests = warmup.read(self.folder)
+        ends = time.monotonic() + WARM_UP_SECONDS
+        for signature, inputs in requests:
+            if time.monotonic() > ends:
+                text = "%s version %d: after %g s the rest of the warm-up requests is skipped"
+                log.warning(text, self.model, self.number, WARM_UP_SECONDS)
+                return
+            session.check(self.inputs(signature), inputs)
+            model.run(signature, inputs, tuple(sorted(self.signatures[signature].outputs)))
 
     def _unload(self) -> None:
         for batcher in self._batchers.values():
@@ -154,9 +165,12 @@ class Model:
     def poll(self) -> None:
         """Loads new versions, then unloads those that are no longer to be served.
 
-        Unless a version to be served is available, the previous ones stay: a broken version does
-        not replace a good one.
+        A broken version does not replace a good one: while none of those to be served is available,
+        the previous ones stay. They go when all folders of versions were deleted, and stay when the
+        whole base path is missing, as on a disk that may come back.
         """
+        if not self._config.base_path.is_dir():
+            return
         found = versions(self._config.base_path)
         aspired = self._config.aspired(set(found))
         for number in sorted(aspired):
@@ -166,7 +180,8 @@ class Model:
                 # A new dictionary, as other threads may be reading the present one.
                 self.versions = {**self.versions, number: version}
                 version.load(self._bounds, self._warm_up)
-        if any(self.versions[number].state is State.AVAILABLE for number in aspired):
+        available = (self.versions[number].state is State.AVAILABLE for number in aspired)
+        if not aspired or any(available):
             for number, version in self.versions.items():
                 if number not in aspired and version.state is State.AVAILABLE:
                     # In a thread, as it waits for requests while other models are polled.
