@@ -12,6 +12,7 @@ A path is matched together with its query; no match is a malformed request.
 """
 
 import asyncio
+import contextlib
 import ipaddress
 import logging
 import re
@@ -25,6 +26,7 @@ from urllib.parse import unquote, urlsplit
 
 import orjson
 
+from tfgan_mnist.errors import UserError
 from tfgan_mnist.exports.request_errors import RequestError, invalid
 from tfgan_mnist.serving import describe, json_answer, json_reader, json_request, page
 from tfgan_mnist.serving.metrics import Metrics
@@ -127,6 +129,10 @@ class RestApp:
             return self._show_metrics(target)
         if method in ("GET", "HEAD") and (match := ONNX.fullmatch(scope["path"])):
             return await self._onnx(match["name"], scope)
+        if method in ("GET", "HEAD") and path == f"/{page.MODELS}":
+            return Answer(200, orjson.dumps({"models": self._drawing_models()}))
+        if method in ("GET", "HEAD") and path == f"/{page.REAL_DIGITS}":
+            return Answer(200, await asyncio.to_thread(page.real_digits), b"image/png")
         if method in ("GET", "HEAD") and (found := page.find(scope["path"])):
             encoding = ((b"content-encoding", b"gzip"),) if found.gzipped else ()
             return await self._file(found.path, found.content_type, scope, encoding)
@@ -145,6 +151,13 @@ class RestApp:
         except ValueError:
             message = f"Host {host[:100]!r}: not a name of this server; --allowed_hosts accepts it"
             raise RequestError("PERMISSION_DENIED", message) from None
+
+    def _drawing_models(self) -> list[dict[str, Any]]:
+        found = []
+        for model in self._models:
+            with contextlib.suppress(RequestError, UserError):  # not loaded, or not ours
+                found.append(page.facts(model.name, model.find(None, None).folder))
+        return found
 
     async def _onnx(self, name: str, scope: dict) -> Answer:
         """The weights that are served, from `7.onnx` beside the version `7/`."""
