@@ -11,7 +11,6 @@ from serving import predict, start
 
 from tfgan_mnist.exports.request_errors import RequestError
 from tfgan_mnist.serving import batching
-from tfgan_mnist.serving.settings import Bounds
 
 
 @pytest.fixture(scope="module")
@@ -40,9 +39,9 @@ def calls():
     return Calls()
 
 
-def gather(calls, bounds, *requests):
+def gather(calls, *requests, batches=True):
     """Futures of requests that were all submitted while the first of them ran."""
-    batcher = batching.Batcher(calls, bounds, "test")
+    batcher = batching.Batcher(calls, batches, threads=1)
     found = []
     for values in requests:
         try:
@@ -56,9 +55,9 @@ def gather(calls, bounds, *requests):
     return found
 
 
-def test_requests_that_wait_run_together(calls):
-    bounds = Bounds(max_batch_size=4, num_batch_threads=1)
-    futures = gather(calls, bounds, [1], [2], [3, 4], [5, 6], [7], [[8]], [])
+def test_requests_that_wait_run_together(calls, monkeypatch):
+    monkeypatch.setattr(batching, "MAX_ROWS", 4)
+    futures = gather(calls, [1], [2], [3, 4], [5, 6], [7], [[8]], [])
     answers = [future.result()["y"].tolist() for future in futures]
     assert answers == [[2], [4], [6, 8], [10, 12], [14], [[16]], []]
     # The first alone; then as many rows as fit, of whom they are; of one shape only.
@@ -66,32 +65,28 @@ def test_requests_that_wait_run_together(calls):
 
 
 def test_a_bad_request_fails_alone(calls):
-    futures = gather(calls, Bounds(num_batch_threads=1), [0], [1], [-1, 2], [3])
+    futures = gather(calls, [0], [1], [-1, 2], [3])
     assert [future.exception() is None for future in futures] == [True, True, False, True]
     assert futures[3].result()["y"] == [6]
 
 
-def test_the_queue_is_bounded(calls):
-    bounds = Bounds(max_batch_size=2, max_enqueued_batches=2, num_batch_threads=1)
-    futures = gather(calls, bounds, [0], [1, 1], [2, 2], [3], [1, 2, 3])
+def test_the_queue_is_bounded(calls, monkeypatch):
+    monkeypatch.setattr(batching, "MAX_ROWS", 2)
+    monkeypatch.setattr(batching, "MAX_WAITING_ROWS", 4)
+    futures = gather(calls, [0], [1, 1], [2, 2], [3], [1, 2, 3])
     errors = [future.exception() for future in futures]
     assert errors[:3] == [None] * 3
     assert (errors[3].code, "queue" in errors[3].message) == ("UNAVAILABLE", True)
     assert "Task size 3 is larger than" in errors[4].message
 
 
-def test_batches_of_allowed_sizes_and_none_at_all(calls):
-    sizes = Bounds(max_batch_size=8, allowed_batch_sizes=(4, 8), num_batch_threads=1)
-    futures = gather(calls, sizes, [1], [2], [3, 4], [5, 6])
-    assert [future.result()["y"].tolist() for future in futures] == [[2], [4], [6, 8], [10, 12]]
-    assert calls.sizes == [4, 8]
-    alone = Calls()
-    gather(alone, None, [1], [2], [3])
-    assert alone.sizes == [1, 1, 1]
+def test_without_batches_every_request_runs_alone(calls):
+    gather(calls, [1], [2], [3], batches=False)
+    assert calls.sizes == [1, 1, 1]
 
 
 def test_what_was_cancelled_does_not_run(calls):
-    batcher = batching.Batcher(calls, Bounds(num_batch_threads=1), "test")
+    batcher = batching.Batcher(calls, threads=1)
     batcher.submit({"x": np.float32([1])}, ("y",))
     calls.started.wait(20)
     assert batcher.submit({"x": np.float32([2])}, ("y",)).cancel()

@@ -151,8 +151,8 @@ def test_times_are_bounded(tmp_path, monkeypatch):
     (tmp_path / "H").mkdir()
     save_half_plus(tmp_path / "H" / "1", 1)
     goes_on = threading.Event()
+    monkeypatch.setattr(session.SavedModel, "run", lambda *_: goes_on.wait(20))
     with start(model_base_path=str(tmp_path / "H"), rest_api_timeout_in_ms=300) as quick:
-        monkeypatch.setattr(session.SavedModel, "run", lambda *_: goes_on.wait(20))
         with grpc.insecure_channel(quick.grpc_address) as channel:
             stub = prediction_service_pb2_grpc.PredictionServiceStub(channel)
             request = grpc_request("H", x=np.float32([1.0]))

@@ -33,8 +33,9 @@ from benchmarks import malformed
 from benchmarks.malformed import post, read_answer
 from tfgan_mnist import cli, serve
 from tfgan_mnist.errors import UserError
-from tfgan_mnist.serving import settings, versions
-from tfgan_mnist.serving.settings import Bounds, ServerConfig
+from tfgan_mnist.serving import batching, settings, versions
+from tfgan_mnist.serving.metrics import METRICS_PATH
+from tfgan_mnist.serving.settings import ServerConfig
 
 
 @pytest.fixture(scope="module")
@@ -68,11 +69,6 @@ def test_wrong_settings(tmp_path, exports):
     def models(content):
         return lambda: settings.models_of(ServerConfig(model_config_file=text(content)))
 
-    def bounds(content):
-        return lambda: settings.bounds_of(
-            ServerConfig(model_base_path="x", batching_parameters_file=text(content))
-        )
-
     def given(**choices):
         return lambda: ServerConfig(**choices)
 
@@ -83,8 +79,6 @@ def test_wrong_settings(tmp_path, exports):
         (given(model_base_path="x", port=-1), "--port: expected a value >= 0"),
         (given(model_base_path="x", rest_api_port=65536), "<= 65535; received 65536"),
         (given(model_base_path="x", file_system_poll_wait_seconds=np.nan), "expected"),
-        (given(model_base_path="x", batching_parameters_file="y", enable_batching=False),
-         "expected --enable_batching"),
         (lambda: settings.models_of(ServerConfig(model_base_path=str(tmp_path / "no"))),
          "expected a folder; there is no"),
         (lambda: settings.models_of(ServerConfig(model_base_path=str(exports), model_name="a")),
@@ -96,10 +90,6 @@ def test_wrong_settings(tmp_path, exports):
          "a name of its own"),
         (models("model_config_list { config { name: 'a' base_path: '/no/where' } }"), "/no/where"),
         (models(f"model_config_list {{ config {{ {entry} model_platform: 'x' }} }}"), "tensorflow"),
-        (bounds("max_batch_size { value: 0 }"), "max_batch_size: expected a value >= 1"),
-        (bounds("allowed_batch_sizes: 3"), "end with max_batch_size, 256"),
-        (bounds("pad_variable_length_inputs: true"), "expected false"),
-        (bounds("max_batch_size: 3"), "expected a BatchingParameters in text format: 1:"),
     ]:  # fmt: skip
         with pytest.raises(UserError, match=re.escape(message)):
             call()
@@ -110,24 +100,15 @@ def test_configuration_files(exports):
     text_format.Parse((DEPLOY / "models.config").read_text(), deployed)
     paths = {entry.name: entry.base_path for entry in deployed.model_config_list.config}
     assert paths == {path.name: f"/models/{path.name}" for path in exports.iterdir()}
-    # No package has these two messages; serving/protos.py declares them as their .proto files do.
-    given = ServerConfig(
-        model_base_path=str(exports),
-        batching_parameters_file=str(DEPLOY / "batching.config"),
-        monitoring_config_file=str(DEPLOY / "monitoring.config"),
+    assert (
+        f"max_batch_size {{ value: {batching.MAX_ROWS} }}"
+        in (DEPLOY / "batching.config").read_text()
     )
-    assert settings.bounds_of(given) == Bounds(batch_timeout_micros=1000)
-    assert settings.metrics_path_of(given) == settings.METRICS_PATH
+    assert f'path: "{METRICS_PATH}"' in (DEPLOY / "monitoring.config").read_text()
     compose = (DEPLOY / "compose.yaml").read_text()
     for name in ("models.config", "batching.config", "monitoring.config"):
         assert f"./{name}:/config/{name}:ro" in compose and f"=/config/{name}" in compose
     assert "../../saved_models:/models:ro" in compose
-
-
-def test_metrics_can_be_off(tmp_path):
-    (tmp_path / "off").write_text("prometheus_config { enable: false }")
-    given = ServerConfig(model_base_path="x", monitoring_config_file=str(tmp_path / "off"))
-    assert settings.metrics_path_of(given) is None
 
 
 def test_the_command(tmp_path, exports):

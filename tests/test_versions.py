@@ -16,7 +16,7 @@ from tfgan_mnist.exports import session, warmup
 from tfgan_mnist.exports import versions as versions_of
 from tfgan_mnist.exports.request_errors import RequestError
 from tfgan_mnist.serving import settings, versions
-from tfgan_mnist.serving.settings import Bounds, ServerConfig
+from tfgan_mnist.serving.settings import ServerConfig
 
 
 @pytest.fixture(scope="module")
@@ -108,7 +108,7 @@ def test_a_new_version_takes_over_and_no_request_is_lost(tmp_path):
 
 def test_a_version_in_use_stays_loaded(base_path):
     (config,) = settings.models_of(ServerConfig(model_base_path=str(base_path)))
-    models = versions.Models([config], Bounds())
+    models = versions.Models([config])
     models.poll()
     with models.use("H") as version:
         retiring = threading.Thread(target=version.retire)
@@ -130,7 +130,7 @@ def test_a_version_ends_whatever_its_loading_comes_to(base_path, monkeypatch):
 
     monkeypatch.setattr(versions, "Batcher", refused)
     version = versions.Version("H", 1, base_path / "1")
-    version.load(None, warm_up=True)
+    version.load()
     assert (version.state, "new thread" in version.error) == (versions.State.END, True)
 
 

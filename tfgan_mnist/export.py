@@ -9,7 +9,7 @@ from pathlib import Path
 from tfgan_mnist import cli
 from tfgan_mnist.config import Config
 from tfgan_mnist.errors import UserError
-from tfgan_mnist.exports import formats, saved_model
+from tfgan_mnist.exports import formats, page, saved_model
 from tfgan_mnist.exports.card import describe_run
 from tfgan_mnist.exports.versions import SUFFIXES, find_version
 
@@ -40,8 +40,6 @@ def export_page(version: Path, folder: Path) -> None:
       OSError: nothing can be written there.
       UserError: not an export of tfgan_mnist, or the packages of ONNX are not installed.
     """
-    from tfgan_mnist.serving import page
-
     version = version.resolve()
     onnx = version.with_name(version.name + SUFFIXES["onnx"])
     if not onnx.exists():

@@ -51,7 +51,7 @@ def main(arguments) -> None:
             print(f"page: {server.rest_url}/", flush=True)
         if server.grpc_address:
             print(f"gRPC: {server.grpc_address}", flush=True)
-        for model in server.models:
+        for model in server.models.values():
             path = f"/v1/models/{quote(model.name)}"
             where = f", {server.rest_url}{path}" if server.rest_url else ""
             print(f"model: {model.name}{where if model.versions else ', no version yet'}")

@@ -30,41 +30,36 @@ THREADS = 64  # requests that can wait for their batches; more are queued, up to
 MAX_CALLS = 256
 
 
-def _answers(api: str) -> Callable:
+def _answers(method: Callable) -> Callable:
     """Decorates a method: RequestErrors become gRPC's, and the request is recorded."""
 
-    def wrap(method: Callable) -> Callable:
-        def answer(self, request, context):
-            arrival, code = time.monotonic(), "INTERNAL"
-            try:
-                response = method(self, request, context)
-                code = "OK"
-                return response
-            except RequestError as error:
-                code = error.code
-                context.abort(grpc.StatusCode[code], error.message)
-            except Exception:
-                log.exception("%s", api)
-                context.abort(grpc.StatusCode.INTERNAL, "Internal error; the server's log has more")
-            finally:
-                name = request.model_spec.name
-                name = name if name in self._models else ""
-                self._metrics.request(name, api, "GRPC", code, time.monotonic() - arrival)
+    def answer(self, request, context):
+        name = request.model_spec.name
+        known = name if name in self._models else ""
+        try:
+            with self._metrics.recorded(known, "GRPC", method.__name__):
+                return method(self, request, context)
+        except RequestError as error:
+            context.abort(grpc.StatusCode[error.code], error.message)
+        except Exception:
+            log.exception("%s", method.__name__)
+            context.abort(grpc.StatusCode.INTERNAL, "Internal error; the server's log has more")
 
-        return answer
-
-    return wrap
+    return answer
 
 
-class PredictionService(prediction_service_pb2_grpc.PredictionServiceServicer):
-    """Predict and GetModelMetadata; the other methods are UNIMPLEMENTED."""
+class Services(
+    prediction_service_pb2_grpc.PredictionServiceServicer,
+    model_service_pb2_grpc.ModelServiceServicer,
+):
+    """Predict, GetModelMetadata and GetModelStatus; the other methods are UNIMPLEMENTED."""
 
     def __init__(self, models: Models, config: ServerConfig, metrics: Metrics):
         self._models = models
         self._config = config
         self._metrics = metrics
 
-    @_answers("Predict")
+    @_answers
     def Predict(self, request, context):  # noqa: N802
         signature_name = request.model_spec.signature_name or DEFAULT_SIGNATURE
         with self._models.use(*_which(request)) as version:
@@ -73,11 +68,8 @@ class PredictionService(prediction_service_pb2_grpc.PredictionServiceServicer):
                 raise RequestError("FAILED_PRECONDITION", message)
             definitions = version.signatures[signature_name].outputs
             names = _output_names(definitions, request.output_filter)
-            inputs = _arrays(
-                request.inputs,
-                version.inputs(signature_name),
-                self._config.rest_api_max_body_bytes,
-            )
+            limit = self._config.rest_api_max_body_bytes
+            inputs = _arrays(request.inputs, version.inputs(signature_name), limit)
             started = time.monotonic()
             future = version.submit(signature_name, inputs, names)
             seconds = self._config.timeout_seconds
@@ -88,7 +80,7 @@ class PredictionService(prediction_service_pb2_grpc.PredictionServiceServicer):
             except TimeoutError:
                 future.cancel()
                 raise RequestError("DEADLINE_EXCEEDED", "The request took too long") from None
-            self._metrics.run(version.model, "Predict", time.monotonic() - started)
+            self._metrics.run(version.model, time.monotonic() - started)
             response = predict_pb2.PredictResponse()
             for name, array in outputs.items():
                 proto = tf.make_tensor_proto(array, definitions[name].dtype)
@@ -98,7 +90,7 @@ class PredictionService(prediction_service_pb2_grpc.PredictionServiceServicer):
             response.model_spec.signature_name = signature_name
             return response
 
-    @_answers("GetModelMetadata")
+    @_answers
     def GetModelMetadata(self, request, context):  # noqa: N802
         if not request.metadata_field:
             raise invalid("GetModelMetadataRequest must specify at least one metadata_field")
@@ -112,15 +104,7 @@ class PredictionService(prediction_service_pb2_grpc.PredictionServiceServicer):
             response.metadata["signature_def"].Pack(describe.signatures(version))
             return response
 
-
-class ModelService(model_service_pb2_grpc.ModelServiceServicer):
-    """GetModelStatus; the set of models is fixed at the start."""
-
-    def __init__(self, models: Models, metrics: Metrics):
-        self._models = models
-        self._metrics = metrics
-
-    @_answers("GetModelStatus")
+    @_answers
     def GetModelStatus(self, request, context):  # noqa: N802
         return describe.status(self._models.statuses(*_which(request)))
 
@@ -192,12 +176,9 @@ class GrpcServer:
             ],
             maximum_concurrent_rpcs=MAX_CALLS,
         )
-        prediction_service_pb2_grpc.add_PredictionServiceServicer_to_server(
-            PredictionService(models, config, metrics), self._server
-        )
-        model_service_pb2_grpc.add_ModelServiceServicer_to_server(
-            ModelService(models, metrics), self._server
-        )
+        services = Services(models, config, metrics)
+        prediction_service_pb2_grpc.add_PredictionServiceServicer_to_server(services, self._server)
+        model_service_pb2_grpc.add_ModelServiceServicer_to_server(services, self._server)
         host = f"[{config.host}]" if ":" in config.host else config.host
         try:
             self.port: int = self._server.add_insecure_port(f"{host}:{config.port}")

@@ -1,14 +1,13 @@
 """JSON -> tensors: TensorFlow Serving's row format ("instances") and columnar one ("inputs").
 
 A tensor is a nested list. It is checked and converted level by level with functions that loop in C,
-since requests hold thousands of numbers. Only a wrong one is examined again, row by row, for its
-message.
+since requests hold thousands of numbers.
 """
 
 import base64
 import itertools
 from collections.abc import Mapping
-from typing import Any, NoReturn
+from typing import Any
 
 import numpy as np
 
@@ -18,8 +17,15 @@ from tfgan_mnist.serving.json_reader import SHOWN, shown
 Tensors = dict[str, np.ndarray]
 
 MAX_RANK = 32
+# Type -> NumPy's, and the types of the JSON values that are taken.
 INTEGERS = ("int8", "uint8", "int16", "int32", "uint32", "int64", "uint64")
-FLOATS = {"float": np.float32, "double": np.float64}
+KINDS: dict[str, tuple[Any, set[type]]] = {
+    "float": (np.float32, {int, float}),
+    "double": (np.float64, {int, float}),
+    "bool": (np.bool_, {bool}),
+    "string": (object, {str, dict}),
+    **{name: (name, {int}) for name in INTEGERS},
+}
 JSON_TYPES = {type(None): "Null", bool: "Bool", dict: "Object", list: "Array", str: "String"}
 
 
@@ -83,39 +89,32 @@ def _from_rows(rows: list, dtypes: Mapping[str, str]) -> Tensors:
                 f"{where} of 'instances' list. JSON object: {shown(row)} "
                 f"keys must be equal to: {','.join(sorted(dtypes))}"
             )
+    if not named:
+        return {name: _stack(rows, dtype, "") for name, dtype in dtypes.items()}
     return {
-        name: _stack(
-            [row[name] for row in rows] if named else rows, dtype, f" key: {name}" if named else ""
-        )
+        name: _stack([row[name] for row in rows], dtype, f" key: {name}")
         for name, dtype in dtypes.items()
     }
 
 
 def _stack(rows: list, dtype: str, key: str) -> np.ndarray:
     """A tensor of rows, which must have equal shapes."""
+    arrays: list[np.ndarray] = []
     try:
-        return _tensor(rows, dtype)
-    except RequestError as error:
-        _explain(rows, dtype, key)
-        raise invalid(error.message) from None
-
-
-def _explain(rows: list, dtype: str, key: str) -> None:
-    """Raises RequestError for the first row that is wrong by itself or of another shape."""
-    shape = None
-    for item, row in enumerate(rows):
-        where = f"Failed to process element: {item}{key} of 'instances' list. Error: "
-        try:
+        for row in rows:
             array = _tensor(row, dtype)
-        except RequestError as error:
-            # In row format TensorFlow Serving makes an unsupported type INVALID_ARGUMENT too.
-            raise invalid(where + error.message) from None
-        shape = array.shape if shape is None else shape
-        size = np.prod(shape, dtype=int)
-        if array.size != size:
-            raise invalid(f"{where}Expecting tensor size: {size} but got: {array.size}")
-        if array.shape != shape:
-            raise invalid(f"{where}Expecting shape {_shape(shape)} but got: {_shape(array.shape)}")
+            first = arrays[0] if arrays else array
+            if array.size != first.size:
+                raise invalid(f"Expecting tensor size: {first.size} but got: {array.size}")
+            if array.shape != first.shape:
+                shapes = _shape(first.shape), _shape(array.shape)
+                raise invalid("Expecting shape {} but got: {}".format(*shapes))
+            arrays.append(array)
+    except RequestError as error:
+        # In row format TensorFlow Serving makes an unsupported type INVALID_ARGUMENT too.
+        where = f"Failed to process element: {len(arrays)}{key} of 'instances' list. Error: "
+        raise invalid(where + error.message) from None
+    return np.stack(arrays)
 
 
 def _shape(shape: tuple[int, ...]) -> str:
@@ -175,27 +174,24 @@ def _tensor(value: Any, dtype: str) -> np.ndarray:
 
 def _array(values: list, types: set[type], dtype: str) -> np.ndarray:
     """Values that are not lists, as an array (N,)."""
-    if dtype in FLOATS:
-        _expect(types <= {int, float}, values, (int, float), dtype)
-        with np.errstate(over="ignore"):  # as in TensorFlow Serving: rounded, or infinite
-            return np.array(values, np.float64).astype(FLOATS[dtype])
-    if dtype in INTEGERS:
-        _expect(types <= {int}, values, (int,), dtype)
-        limits = np.iinfo(dtype)
-        for value in (min(values), max(values)) if values else ():
-            if not limits.min <= value <= limits.max:
-                _refuse_type(value, dtype)
-        return np.array(values, dtype)
-    if dtype == "bool":
-        _expect(types <= {bool}, values, (bool,), dtype)
-        return np.array(values, np.bool_)
+    if dtype not in KINDS:
+        value = shown(values[0] if values else [])
+        raise RequestError("UNIMPLEMENTED", f"Conversion of JSON Value: {value} to type: {dtype}")
+    array_dtype, taken = KINDS[dtype]
+    for value in values if not types <= taken else ():
+        if type(value) not in taken:
+            raise _wrong_type(value, dtype)
     if dtype == "string":
-        _expect(types <= {str, dict}, values, (str, dict), dtype)
-        array = np.empty(len(values), object)
-        array[:] = [_bytes(value) for value in values]
-        return array
-    value = shown(values[0] if values else [])
-    raise RequestError("UNIMPLEMENTED", f"Conversion of JSON Value: {value} to type: {dtype}")
+        values = [_bytes(value) for value in values]
+    if dtype == "float":
+        with np.errstate(over="ignore"):  # as in TensorFlow Serving: rounded, or infinite
+            return np.array(values, np.float64).astype(array_dtype)
+    try:
+        return np.array(values, array_dtype)
+    except OverflowError:
+        limits = np.iinfo(array_dtype)
+        wrong = next(value for value in values if not limits.min <= value <= limits.max)
+        raise _wrong_type(wrong, dtype) from None
 
 
 def _bytes(value: str | dict) -> bytes:
@@ -218,11 +214,6 @@ def _bytes(value: str | dict) -> bytes:
         raise invalid("Unable to base64 decode") from None
 
 
-def _expect(fits: bool, values: list, types: tuple[type, ...], dtype: str) -> None:
-    if not fits:
-        _refuse_type(next(value for value in values if type(value) not in types), dtype)
-
-
-def _refuse_type(value: Any, dtype: str) -> NoReturn:
+def _wrong_type(value: Any, dtype: str) -> RequestError:
     kind = JSON_TYPES.get(type(value), "Number")
-    raise invalid(f"JSON Value: {shown(value)} Type: {kind} is not of expected type: {dtype}")
+    return invalid(f"JSON Value: {shown(value)} Type: {kind} is not of expected type: {dtype}")

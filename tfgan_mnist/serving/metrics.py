@@ -2,7 +2,14 @@
 
 import bisect
 import collections
+import contextlib
 import threading
+import time
+from collections.abc import Iterator
+
+from tfgan_mnist.exports.request_errors import RequestError
+
+METRICS_PATH = "/monitoring/prometheus/metrics"
 
 # Microseconds, as in TensorFlow Serving's servables/tensorflow/util.cc.
 LATENCY_LIMITS = tuple(10 * 1.8**i for i in range(33))
@@ -19,25 +26,30 @@ class Metrics:
         # metric name -> labels -> number of requests in each bucket, and their sum
         self._latencies: dict[str, dict[str, tuple[list[int], list[float]]]] = {}
 
-    def request(self, model: str, api: str, entrypoint: str, code: str, seconds: float) -> None:
-        """Records the answer to a request.
+    @contextlib.contextmanager
+    def recorded(self, model: str, entrypoint: str, api: str = "Predict") -> Iterator[None]:
+        """Records the request that the `with` block answers, by its RequestError or none.
 
-        Args:
-          model: its name.
-          api: "Predict" and so on.
-          entrypoint: "REST" or "GRPC".
-          code: the canonical code of the answer, such as "OK".
-          seconds: from the request's arrival to its answer.
+        `model` is one of ours or "": unknown names are arbitrary, and would fill the memory.
+        `entrypoint` is "REST" or "GRPC".
         """
-        with self._lock:
-            self._counts[_labels(model_name=model, status=code)] += 1
+        arrival, code = time.monotonic(), "INTERNAL"
+        try:
+            yield
+            code = "OK"
+        except RequestError as error:
+            code = error.code
+            raise
+        finally:
             labels = _labels(model_name=model, API=api, entrypoint=entrypoint)
-            self._add("request_latency", labels, seconds)
+            with self._lock:
+                self._counts[_labels(model_name=model, status=code)] += 1
+                self._add("request_latency", labels, time.monotonic() - arrival)
 
-    def run(self, model: str, api: str, seconds: float) -> None:
+    def run(self, model: str, seconds: float) -> None:
         """Records the time that a request waited for its batch and ran."""
         with self._lock:
-            labels = _labels(model_name=model, API=api, runtime="TF1")
+            labels = _labels(model_name=model, API="Predict", runtime="TF1")
             self._add("runtime_latency", labels, seconds)
 
     def _add(self, name: str, labels: str, seconds: float) -> None:

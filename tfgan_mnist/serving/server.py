@@ -4,12 +4,11 @@ import contextlib
 from typing import Any
 
 from tfgan_mnist.errors import UserError
-from tfgan_mnist.serving import settings as choices
 from tfgan_mnist.serving.grpc import GrpcServer
 from tfgan_mnist.serving.http import HttpServer
 from tfgan_mnist.serving.metrics import Metrics
 from tfgan_mnist.serving.rest import RestApp
-from tfgan_mnist.serving.settings import ServerConfig
+from tfgan_mnist.serving.settings import ServerConfig, models_of
 from tfgan_mnist.serving.versions import Models
 
 
@@ -32,10 +31,7 @@ class Server:
     def __init__(self, config: ServerConfig, free_ports: bool = False):
         if not (config.port or config.rest_api_port or free_ports):
             raise UserError("expected a --port or a --rest_api_port; received 0 for both")
-        configs = choices.models_of(config)
-        bounds = choices.bounds_of(config) if config.enable_batching else None
-        metrics_path = choices.metrics_path_of(config)
-        self.models = Models(configs, bounds, config.enable_model_warmup)
+        self.models = Models(models_of(config), config.enable_batching, config.enable_model_warmup)
         self.rest_url: str | None = None
         self.grpc_address: str | None = None
         metrics = Metrics()
@@ -46,7 +42,7 @@ class Server:
                 interfaces.append(GrpcServer(self.models, config, metrics))
                 self.grpc_address = _address(config.host, interfaces[-1].port)
             if config.rest_api_port or free_ports:
-                app = RestApp(self.models, config, metrics, metrics_path)
+                app = RestApp(self.models, config, metrics)
                 interfaces.append(HttpServer(app, config))
                 self.rest_url = f"http://{_address(config.host, interfaces[-1].port)}"
             stack.callback(self.models.stop)

@@ -5,11 +5,10 @@ import dataclasses
 from pathlib import Path
 from typing import Any
 
+from tfgan_mnist import files
 from tfgan_mnist.errors import UserError
 from tfgan_mnist.exports.versions import versions
-from tfgan_mnist.serving import protos
 
-METRICS_PATH = "/monitoring/prometheus/metrics"
 MAX_PORT = 65535
 MAX = 2**31  # seconds, milliseconds or bytes; timers accept no more
 
@@ -45,8 +44,6 @@ class ServerConfig:
     )
     enable_model_warmup: bool = option(True, "run the warm-up requests of a new version")
     enable_batching: bool = option(True, "run concurrent requests together")
-    batching_parameters_file: str = option("", "bounds of batches; BatchingParameters as text")
-    monitoring_config_file: str = option("", f"MonitoringConfig as text; empty: {METRICS_PATH}")
 
     def __post_init__(self):
         for field in dataclasses.fields(self):
@@ -59,8 +56,6 @@ class ServerConfig:
             raise UserError(
                 "expected --model_base_path=saved_models or --model_config_file=FILE, and not both"
             )
-        if self.batching_parameters_file and not self.enable_batching:
-            raise UserError("--batching_parameters_file: expected --enable_batching beside it")
 
     @property
     def timeout_seconds(self) -> float:
@@ -87,18 +82,6 @@ class ModelConfig:
         return set(sorted(found)[-self.latest :] if self.latest else found)
 
 
-@dataclasses.dataclass(frozen=True)
-class Bounds:
-    """The bounds of batches, with the names of TensorFlow Serving's BatchingParameters."""
-
-    max_batch_size: int = 256  # rows; a request with more is refused, without batches too
-    # The longest wait of a batch that is not full. At 0, requests gather while others run.
-    batch_timeout_micros: int = 0
-    max_enqueued_batches: int = 16  # waiting; when as many rows wait, requests are refused
-    num_batch_threads: int = 2  # batches of one signature that run at a time
-    allowed_batch_sizes: tuple[int, ...] = ()  # a batch is filled up to the next of them
-
-
 def models_of(config: ServerConfig) -> list[ModelConfig]:
     """The models to serve.
 
@@ -120,9 +103,14 @@ def models_of(config: ServerConfig) -> list[ModelConfig]:
 
 
 def _from_file(file: str) -> list[ModelConfig]:
+    from google.protobuf import text_format
     from tensorflow_serving.config import model_server_config_pb2
 
-    server_config = protos.read_text(file, model_server_config_pb2.ModelServerConfig())
+    server_config = model_server_config_pb2.ModelServerConfig()
+    try:
+        text_format.Parse(files.read_text(file), server_config)
+    except (text_format.ParseError, RecursionError) as error:
+        raise UserError(f"{file}: expected a ModelServerConfig in text format: {error}") from error
     models: dict[str, ModelConfig] = {}
     for entry in server_config.model_config_list.config:
         name, base_path, policy = entry.name, Path(entry.base_path), entry.model_version_policy
@@ -145,46 +133,6 @@ def _from_file(file: str) -> list[ModelConfig]:
     if not models:
         raise UserError(f"{file}: expected model_config_list {{ config {{ .. }} }} with a model")
     return list(models.values())
-
-
-def bounds_of(config: ServerConfig) -> Bounds:
-    """The bounds of batches.
-
-    Raises:
-      UserError: the file is not valid, or asks for something that this server does not support.
-    """
-    file = config.batching_parameters_file
-    if not file:
-        return Bounds()
-    message = protos.read_text(file, protos.BatchingParameters())
-    if message.pad_variable_length_inputs:
-        raise UserError(f"{file}: pad_variable_length_inputs: expected false; nothing is padded")
-    given = {
-        field.name: getattr(message, field.name).value
-        for field in dataclasses.fields(Bounds)
-        if field.name != "allowed_batch_sizes" and message.HasField(field.name)
-    }
-    for name, value in given.items():
-        low = 0 if name == "batch_timeout_micros" else 1
-        if value < low:
-            raise UserError(f"{file}: {name}: expected a value >= {low}; received {value}")
-    bounds = Bounds(**given, allowed_batch_sizes=tuple(message.allowed_batch_sizes))
-    sizes = list(bounds.allowed_batch_sizes)
-    if sizes and (sizes != sorted(set(sizes)) or sizes[-1] != bounds.max_batch_size):
-        raise UserError(
-            f"{file}: allowed_batch_sizes: expected growing sizes that end with max_batch_size, "
-            f"{bounds.max_batch_size}; received {sizes}"
-        )
-    return bounds
-
-
-def metrics_path_of(config: ServerConfig) -> str | None:
-    """The path of the metrics; None: they are off. Without a monitoring file they are on."""
-    if not config.monitoring_config_file:
-        return METRICS_PATH
-    monitoring = protos.read_text(config.monitoring_config_file, protos.MonitoringConfig())
-    prometheus = monitoring.prometheus_config
-    return (prometheus.path or METRICS_PATH) if prometheus.enable else None
 
 
 def add_flags(parser: argparse.ArgumentParser) -> None:

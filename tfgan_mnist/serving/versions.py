@@ -2,6 +2,7 @@
 
 import contextlib
 import enum
+import functools
 import gc
 import logging
 import threading
@@ -14,7 +15,7 @@ from tfgan_mnist.exports import session, warmup
 from tfgan_mnist.exports.request_errors import RequestError, invalid
 from tfgan_mnist.exports.versions import versions
 from tfgan_mnist.serving.batching import Batcher, Tensors
-from tfgan_mnist.serving.settings import Bounds, ModelConfig
+from tfgan_mnist.serving.settings import ModelConfig
 
 log = logging.getLogger(__name__)
 
@@ -47,22 +48,19 @@ class Version:
         self._users = 0
         self._unused = threading.Condition()
 
-    def load(self, bounds: Bounds | None, warm_up: bool) -> None:
+    def load(self, batches: bool = True, warm_up: bool = True) -> None:
         """Loads and warms the version. Its state is then AVAILABLE, or END with `error` set."""
         self.state = State.LOADING
         try:
             self._files = _fingerprint(self.folder)
-            model = self._saved_model = session.SavedModel(self.folder)
+            self._saved_model = session.SavedModel(self.folder)
             if warm_up:
-                self._warm_up(model)
-            for name, definition in model.signatures.items():
-                if definition.inputs:
-
-                    def run(inputs: Tensors, outputs: tuple[str, ...], name=name) -> Tensors:
-                        return model.run(name, inputs, outputs)
-
-                    threads = f"{self.model}-{self.number}-{name}"
-                    self._batchers[name] = Batcher(run, bounds, threads)
+                self._warm_up(self._saved_model)
+            self._batchers = {
+                name: Batcher(functools.partial(self._saved_model.run, name), batches)
+                for name, inputs in self._saved_model.specs.items()
+                if inputs
+            }
         except Exception as error:  # the other versions are still served
             self._unload()
             self.state, self.error = State.END, f"{type(error).__name__}: {error}"[:1000]
@@ -126,17 +124,18 @@ class Version:
         names = outputs or tuple(sorted(self.signatures[signature].outputs))
         return self._batchers[signature].submit(inputs, names)
 
-    def acquire(self) -> bool:
-        """Keeps the version loaded until `release`; False if it is not available."""
+    @contextlib.contextmanager
+    def in_use(self) -> Iterator[bool]:
+        """Keeps the version loaded inside the `with` block; False if it is not available."""
         with self._unused:
-            self._users += self.state is State.AVAILABLE
-            return self.state is State.AVAILABLE
-
-    def release(self) -> None:
-        """Ends what `acquire` began."""
-        with self._unused:
-            self._users -= 1
-            self._unused.notify_all()
+            available = self.state is State.AVAILABLE
+            self._users += available
+        try:
+            yield available
+        finally:
+            with self._unused:
+                self._users -= available
+                self._unused.notify_all()
 
     def retire(self) -> None:
         """Accepts no more requests, completes pending ones, and unloads."""
@@ -155,11 +154,10 @@ class Version:
 class Model:
     """A model: the versions that its configuration asks for."""
 
-    def __init__(self, config: ModelConfig, bounds: Bounds | None, warm_up: bool):
+    def __init__(self, config: ModelConfig, batches: bool, warm_up: bool):
         self.name = config.name
         self._config = config
-        self._bounds = bounds
-        self._warm_up = warm_up
+        self._loading = (batches, warm_up)
         self.versions: dict[int, Version] = {}  # also unloaded and failed ones
 
     def poll(self) -> None:
@@ -179,7 +177,7 @@ class Model:
                 version = Version(self.name, number, found[number])
                 # A new dictionary, as other threads may be reading the present one.
                 self.versions = {**self.versions, number: version}
-                version.load(self._bounds, self._warm_up)
+                version.load(*self._loading)
         available = (self.versions[number].state is State.AVAILABLE for number in aspired)
         if not aspired or any(available):
             for number, version in self.versions.items():
@@ -187,7 +185,7 @@ class Model:
                     # In a thread, as it waits for requests while other models are polled.
                     threading.Thread(target=version.retire, daemon=True).start()
 
-    def find(self, number: int | None, label: str | None) -> Version:
+    def find(self, number: int | None = None, label: str | None = None) -> Version:
         """The available version of a number or label, else the highest.
 
         Raises:
@@ -207,7 +205,7 @@ class Model:
           RequestError: there is none.
         """
         number = self._number(number, label)
-        found = sorted(self.versions.values(), key=lambda version: -version.number)
+        found = [self.versions[n] for n in sorted(self.versions, reverse=True)]
         if number is not None:
             found = [version for version in found if version.number == number]
         if not found:
@@ -223,54 +221,46 @@ class Model:
         return self._config.labels[label]
 
 
-class Models:
+class Models(dict[str, Model]):
     """All models by name, and the thread that looks for new versions.
 
     Args:
       configs: of the models.
-      bounds: of batches; None: no batches.
+      batches: run concurrent requests together.
       warm_up: run the warm-up requests of a version before it is served.
     """
 
-    def __init__(self, configs: list[ModelConfig], bounds: Bounds | None, warm_up: bool = True):
-        self._models = {config.name: Model(config, bounds, warm_up) for config in configs}
+    def __init__(self, configs: list[ModelConfig], batches: bool = True, warm_up: bool = True):
+        super().__init__({config.name: Model(config, batches, warm_up) for config in configs})
         self._stopped = threading.Event()
-        self._thread: threading.Thread | None = None
+        self._thread = threading.Thread(target=self._keep_polling, name="poll", daemon=True)
 
     def start(self, poll_seconds: float) -> None:
         """Loads the versions that exist, then looks for new ones until `stop`."""
         self.poll()
-        self._thread = threading.Thread(
-            target=self._keep_polling, args=[poll_seconds], name="poll", daemon=True
-        )
+        self._poll_seconds = poll_seconds
         self._thread.start()
 
     def poll(self) -> None:
         """Looks for new versions of all models once."""
-        for model in self._models.values():
+        for model in self.values():
             try:
                 model.poll()
             except Exception:  # such as an unreachable disk, which may come back
                 log.exception("%s: cannot look for versions", model.name)
 
-    def _keep_polling(self, seconds: float) -> None:
-        while not self._stopped.wait(seconds):
+    def _keep_polling(self) -> None:
+        while not self._stopped.wait(self._poll_seconds):
             self.poll()
 
     def stop(self) -> None:
         """Completes pending requests and unloads all models."""
         self._stopped.set()
-        if self._thread:
+        if self._thread.is_alive():
             self._thread.join()
-        for model in self._models.values():
+        for model in self.values():
             for version in model.versions.values():
                 version.retire()
-
-    def __contains__(self, name: str) -> bool:
-        return name in self._models
-
-    def __iter__(self) -> Iterator[Model]:
-        return iter(self._models.values())
 
     @contextlib.contextmanager
     def use(
@@ -281,22 +271,22 @@ class Models:
         Raises:
           RequestError: there is none.
         """
-        if name not in self._models:
+        if name not in self:
             raise _not_found(name, number)
-        while not (version := self._models[name].find(number, label)).acquire():
-            pass  # unloaded since it was found: now there is a newer one, or none
-        try:
-            yield version
-        finally:
-            version.release()
+        while True:
+            with (version := self[name].find(number, label)).in_use() as available:
+                if available:
+                    yield version
+                    return
+            # Unloaded since it was found: now there is a newer one, or none.
 
     def statuses(
         self, name: str, number: int | None = None, label: str | None = None
     ) -> list[Version]:
         """Versions of a model in any state; see `Model.statuses`."""
-        if name not in self._models:
+        if name not in self:
             raise RequestError("NOT_FOUND", f"Could not find any versions of model {name}")
-        return self._models[name].statuses(number, label)
+        return self[name].statuses(number, label)
 
 
 def _not_found(name: str, number: int | None) -> RequestError:
@@ -304,11 +294,6 @@ def _not_found(name: str, number: int | None) -> RequestError:
     return RequestError("NOT_FOUND", f"Servable not found for request: {which}")
 
 
-def _fingerprint(folder: Path) -> list[tuple[str, int, int]]:
+def _fingerprint(folder: Path) -> list[tuple[str, int]]:
     """Changes when files in the folder do."""
-    found = []
-    for path in sorted(folder.rglob("*")):
-        with contextlib.suppress(OSError):  # deleted meanwhile
-            stat = path.stat()
-            found.append((str(path), stat.st_mtime_ns, stat.st_size))
-    return found
+    return sorted((str(path), path.stat().st_mtime_ns) for path in folder.rglob("*"))
