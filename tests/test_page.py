@@ -128,7 +128,8 @@ def test_the_server_gives_what_the_page_needs(server, exports):
     kind, body = get("")
     assert kind.startswith("text/html")
     assert body == (PAGE / "index.html").read_bytes()
-    assert get("app.js")[0].startswith("text/javascript")
+    assert get("app.js")[0] in ("text/javascript", "application/javascript")
+    assert get("vendor/onnxruntime-web/ort.wasm.bundle.min.mjs")[0] == get("app.js")[0]
     assert get("onnx/gan.onnx")[1] == (exports / "gan" / "1.onnx").read_bytes()
     with pytest.raises(urllib.error.HTTPError, match="404") as refused:
         get("onnx/nope.onnx")

@@ -17,7 +17,6 @@ import numpy as np
 from tfgan_mnist.exports.request_errors import RequestError, invalid
 
 Tensors = dict[str, np.ndarray]
-Run = Callable[[Tensors, tuple[str, ...]], Tensors]
 
 MAX_ROWS = 256  # of a batch; a request with more is refused, without batches too
 MAX_WAITING_ROWS = 16 * MAX_ROWS  # when as many wait, requests are refused
@@ -40,7 +39,7 @@ class Batcher:
       batches: if false, every request runs alone.
     """
 
-    def __init__(self, run: Run, batches: bool = True, threads: int = THREADS):
+    def __init__(self, run: Callable[..., Tensors], batches: bool = True, threads: int = THREADS):
         self._run = run
         self._batches = batches
         self._waiting: collections.deque[_Task] = collections.deque()
@@ -95,14 +94,13 @@ class Batcher:
         try:
             answers = self._run_together(tasks) if tasks else []
         except Exception as error:
+            for task in tasks if len(tasks) > 1 else ():
+                self._execute([task])
             if len(tasks) == 1:
                 tasks[0].future.set_exception(error)
-                return
-            for task in tasks:
-                self._execute([task])
-            return
-        for task, answer in zip(tasks, answers):
-            task.future.set_result(answer)
+        else:
+            for task, answer in zip(tasks, answers):
+                task.future.set_result(answer)
 
     def _run_together(self, tasks: list[_Task]) -> list[Tensors]:
         first = tasks[0]

@@ -3,7 +3,7 @@
 import logging
 import math
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from concurrent import futures
 from typing import Any
 
@@ -21,7 +21,7 @@ from tfgan_mnist.exports.request_errors import RequestError, invalid
 from tfgan_mnist.exports.session import Spec, check_names
 from tfgan_mnist.serving import describe
 from tfgan_mnist.serving.metrics import Metrics
-from tfgan_mnist.serving.settings import ServerConfig
+from tfgan_mnist.serving.settings import ServerConfig, address
 from tfgan_mnist.serving.versions import DEFAULT_SIGNATURE, Models
 
 log = logging.getLogger(__name__)
@@ -34,10 +34,9 @@ def _answers(method: Callable) -> Callable:
     """Decorates a method: RequestErrors become gRPC's, and the request is recorded."""
 
     def answer(self, request, context):
-        name = request.model_spec.name
-        known = name if name in self._models else ""
+        name = request.model_spec.name if request.model_spec.name in self._models else ""
         try:
-            with self._metrics.recorded(known, "GRPC", method.__name__):
+            with self._metrics.recorded(name, "GRPC", method.__name__):
                 return method(self, request, context)
         except RequestError as error:
             context.abort(grpc.StatusCode[error.code], error.message)
@@ -67,7 +66,11 @@ class Services(
                 message = f'Serving signature key "{signature_name}" not found.'
                 raise RequestError("FAILED_PRECONDITION", message)
             definitions = version.signatures[signature_name].outputs
-            names = _output_names(definitions, request.output_filter)
+            names = tuple(sorted(request.output_filter))
+            for name in set(names) - set(definitions):
+                raise invalid(f"output tensor alias not found in signature: {name}")
+            if len(set(names)) < len(names):
+                raise invalid(f"duplicate output tensor alias: {list(names)}")
             limit = self._config.rest_api_max_body_bytes
             inputs = _arrays(request.inputs, version.inputs(signature_name), limit)
             started = time.monotonic()
@@ -101,7 +104,8 @@ class Services(
             response = get_model_metadata_pb2.GetModelMetadataResponse()
             response.model_spec.name = version.model
             response.model_spec.version.value = version.number
-            response.metadata["signature_def"].Pack(describe.signatures(version))
+            signatures = get_model_metadata_pb2.SignatureDefMap(signature_def=version.signatures)
+            response.metadata["signature_def"].Pack(signatures)
             return response
 
     @_answers
@@ -120,20 +124,10 @@ def _which(request: Any) -> tuple[str, int | None, str | None]:
     return spec.name, number, spec.version_label or None
 
 
-def _output_names(outputs: Mapping[str, Any], wanted: Any) -> tuple[str, ...]:
-    for name in wanted:
-        if name not in outputs:
-            raise invalid(f"output tensor alias not found in signature: {name}")
-    if len(set(wanted)) != len(wanted):
-        raise invalid(f"duplicate output tensor alias: {list(wanted)}")
-    return tuple(sorted(wanted))
-
-
 def _arrays(protos: Any, wanted: dict[str, Spec], limit: int) -> dict[str, np.ndarray]:
     """TensorProtos as arrays of at most `limit` bytes in all.
 
-    Names, types and sizes are checked before any array is made, because a message of a few bytes
-    may declare a shape of gigabytes.
+    All is checked before, as a message of a few bytes may declare a shape of gigabytes.
     """
     check_names(wanted, protos)
     total, arrays = 0, {}
@@ -157,11 +151,6 @@ def _arrays(protos: Any, wanted: dict[str, Spec], limit: int) -> dict[str, np.nd
 class GrpcServer:
     """Serves models by gRPC on its port, which is taken at once, from `start` to `stop`.
 
-    Args:
-      models: to serve.
-      config: of the server: its address and limits.
-      metrics: where requests are recorded.
-
     Raises:
       OSError: the port is taken, or there is no such address.
     """
@@ -179,11 +168,11 @@ class GrpcServer:
         services = Services(models, config, metrics)
         prediction_service_pb2_grpc.add_PredictionServiceServicer_to_server(services, self._server)
         model_service_pb2_grpc.add_ModelServiceServicer_to_server(services, self._server)
-        host = f"[{config.host}]" if ":" in config.host else config.host
+        where = address(config.host, config.port)
         try:
-            self.port: int = self._server.add_insecure_port(f"{host}:{config.port}")
+            self.port: int = self._server.add_insecure_port(where)
         except RuntimeError as error:
-            raise OSError(f"--port: cannot listen on {host}:{config.port}: {error}") from error
+            raise OSError(f"--port: cannot listen on {where}: {error}") from error
         self._timeout_seconds = config.timeout_seconds
 
     def start(self) -> None:

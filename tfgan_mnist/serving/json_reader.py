@@ -18,7 +18,8 @@ SHOWN = 200  # characters of a value in a message
 
 # Possessive strings: otherwise one without an end would be scanned once per quote in it.
 _TOKEN = re.compile(
-    rb"""[ \t\n\r]*+(?:(?P<open>[\[{])|(?P<close>[\]}])|(?P<comma>,)|(?P<colon>:)
+    rb"""[ \t\n\r]*+(?:(?P<list>\[)|(?P<object>\{)|(?P<end_list>\])|(?P<end_object>\})
+    |(?P<comma>,)|(?P<colon>:)
     |(?P<text>"(?:[^"\\\x00-\x1f]++|\\.)*+")
     |(?P<integer>-?(?:0|[1-9]\d*+))(?![\d.eE])
     |(?P<decimal>-?(?:0|[1-9]\d*+)(?:\.\d+)?(?:[eE][+-]?\d+)?)
@@ -26,7 +27,7 @@ _TOKEN = re.compile(
     re.VERBOSE,
 )
 _WORDS = {b"true": True, b"false": False, b"null": None}
-_VALUE = {"open", "text", "integer", "decimal", "word"}
+_VALUE = {"list", "object", "text", "integer", "decimal", "word"}
 
 
 def parse(body: bytes) -> dict[str, Any]:
@@ -50,10 +51,9 @@ def parse(body: bytes) -> dict[str, Any]:
 
 def _number_of_keys(document: dict[str, Any]) -> int:
     """How many keys a document has, without those in objects that few requests have."""
-    rows, columns = document.get("instances"), document.get("inputs")
-    objects = [row for row in rows if isinstance(row, dict)] if isinstance(rows, list) else []
-    objects += [columns] if isinstance(columns, dict) else []
-    return len(document) + sum(map(len, objects))
+    rows = document.get("instances")
+    objects = [document, document.get("inputs"), *(rows if isinstance(rows, list) else ())]
+    return sum(len(each) for each in objects if isinstance(each, dict))
 
 
 def _read(body: bytes) -> Any:
@@ -61,41 +61,36 @@ def _read(body: bytes) -> Any:
     position = len(BYTE_ORDER_MARK) if body.startswith(BYTE_ORDER_MARK) else 0
     opened: list[Any] = []  # lists and objects that are not closed yet
     keys: list[str | None] = []  # of the value that comes next in each of them; None in a list
-    allowed, is_key = _VALUE, False
+    allowed = _VALUE
     while match := _TOKEN.match(body, position):
         kind = str(match.lastgroup)
-        token = match[kind]
-        if kind not in allowed or (kind == "close" and token != _end_of(opened[-1])):
+        if kind not in allowed:
             break
         position = match.end()
-        if kind == "open":
-            opened.append({} if token == b"{" else [])
+        if kind in ("list", "object"):
+            opened.append({} if kind == "object" else [])
             keys.append(None)
-            is_key = token == b"{"
-            allowed = {"text", "close"} if is_key else _VALUE | {"close"}
+            allowed = {"text", "end_object"} if kind == "object" else _VALUE | {"end_list"}
         elif kind == "comma":
-            is_key = isinstance(opened[-1], dict)
-            allowed = {"text"} if is_key else _VALUE
+            allowed = {"text"} if isinstance(opened[-1], dict) else _VALUE
         elif kind == "colon":
             allowed = _VALUE
-        elif is_key and kind == "text":
-            keys[-1], is_key, allowed = _value(kind, token), False, {"colon"}
+        elif kind == "text" and "word" not in allowed:
+            keys[-1], allowed = _value(kind, match[kind]), {"colon"}
         else:
-            value = opened.pop() if kind == "close" else _value(kind, token)
-            if kind == "close":
-                keys.pop()
+            if kind in _VALUE:
+                value = _value(kind, match[kind])
+            else:
+                value, _ = opened.pop(), keys.pop()
             if not opened:
                 return value
             if isinstance(opened[-1], dict):
                 opened[-1].setdefault(keys[-1], value)
+                allowed = {"comma", "end_object"}
             else:
                 opened[-1].append(value)
-            is_key, allowed = False, {"comma", "close"}
+                allowed = {"comma", "end_list"}
     raise invalid(f"JSON Parse error: Invalid value. at offset: {position}")
-
-
-def _end_of(container: Any) -> bytes:
-    return b"}" if isinstance(container, dict) else b"]"
 
 
 def _value(kind: str, token: bytes) -> Any:

@@ -1,11 +1,6 @@
-"""JSON -> tensors: TensorFlow Serving's row format ("instances") and columnar one ("inputs").
-
-A tensor is a nested list. It is checked and converted level by level with functions that loop in C,
-since requests hold thousands of numbers.
-"""
+"""JSON -> tensors: TensorFlow Serving's row format ("instances") and columnar one ("inputs")."""
 
 import base64
-import itertools
 from collections.abc import Mapping
 from typing import Any
 
@@ -43,27 +38,24 @@ def signature_name(document: Mapping[str, Any]) -> str:
 def tensors(document: Mapping[str, Any], dtypes: Mapping[str, str]) -> tuple[Tensors, bool]:
     """The inputs of a request by name, and whether they were in row format.
 
-    Args:
-      document: the request, with a key `instances` or `inputs`.
-      dtypes: input name -> type as TensorFlow Serving calls it: float, half, int32, string...
+    `dtypes` has the type of each input as TensorFlow Serving calls it: float, half, int32...
 
     Raises:
       RequestError: they are not tensors of these names and types.
     """
-    if "instances" in document and "inputs" in document:
-        raise invalid(
-            f"JSON Value: {shown(document)} Not formatted correctly expecting only one of "
-            "'inputs' or 'instances' keys to exist"
-        )
-    if "inputs" in document:
+    if "inputs" in document and "instances" not in document:
         return _from_columns(document["inputs"], dtypes), False
     if "instances" not in document:
         raise invalid("Missing 'inputs' or 'instances' key")
-    rows = document["instances"]
-    if not isinstance(rows, list):
-        raise invalid(f"JSON Value: {shown(document)} Expecting 'instances' to be an list/array")
-    if not rows:
-        raise invalid(f"JSON Value: {shown(document)} No values in 'instances' array")
+    rows, wrong = document["instances"], ""
+    if "inputs" in document:
+        wrong = "Not formatted correctly expecting only one of 'inputs' or 'instances' keys"
+    elif not isinstance(rows, list):
+        wrong = "Expecting 'instances' to be an list/array"
+    elif not rows:
+        wrong = "No values in 'instances' array"
+    if wrong:
+        raise invalid(f"JSON Value: {shown(document)} {wrong}")
     return _from_rows(rows, dtypes), True
 
 
@@ -79,16 +71,10 @@ def _from_rows(rows: list, dtypes: Mapping[str, str]) -> Tensors:
             kinds = "object but got list" if named else "value/list but got object"
             raise invalid(f"Expecting {kinds} at item {item} of input list")
         if named and row.keys() != dtypes.keys():
-            where = f"Failed to process element: {item}"
-            for key in row.keys() - dtypes.keys():
-                raise invalid(
-                    f"{where} key: {key[:SHOWN]} of 'instances' list. Error: JSON object: "
-                    f"does not have named input: {key[:SHOWN]}"
-                )
-            raise invalid(
-                f"{where} of 'instances' list. JSON object: {shown(row)} "
-                f"keys must be equal to: {','.join(sorted(dtypes))}"
-            )
+            extra = [f"does not have named input: {key}"[:SHOWN] for key in row.keys() - dtypes]
+            wrong = extra[0] if extra else f"keys must be equal to: {','.join(sorted(dtypes))}"
+            where = f"Failed to process element: {item} of 'instances' list"
+            raise invalid(f"{where}. JSON object: {shown(row)} {wrong}")
     if not named:
         return {name: _stack(rows, dtype, "") for name, dtype in dtypes.items()}
     return {
@@ -107,7 +93,7 @@ def _stack(rows: list, dtype: str, key: str) -> np.ndarray:
             if array.size != first.size:
                 raise invalid(f"Expecting tensor size: {first.size} but got: {array.size}")
             if array.shape != first.shape:
-                shapes = _shape(first.shape), _shape(array.shape)
+                shapes = [str(list(each.shape)).replace(" ", "") for each in (first, array)]
                 raise invalid("Expecting shape {} but got: {}".format(*shapes))
             arrays.append(array)
     except RequestError as error:
@@ -115,10 +101,6 @@ def _stack(rows: list, dtype: str, key: str) -> np.ndarray:
         where = f"Failed to process element: {len(arrays)}{key} of 'instances' list. Error: "
         raise invalid(where + error.message) from None
     return np.stack(arrays)
-
-
-def _shape(shape: tuple[int, ...]) -> str:
-    return f"[{','.join(map(str, shape))}]"
 
 
 def _from_columns(columns: Any, dtypes: Mapping[str, str]) -> Tensors:
@@ -145,40 +127,43 @@ def _is_base64(value: dict) -> bool:
 
 
 def _tensor(value: Any, dtype: str) -> np.ndarray:
-    """A nested list as an array."""
+    """A nested list as an array, of the shape that its first elements have."""
     shape: list[int] = []
-    level = [value]
-    while level and isinstance(level[0], list):
-        depth = len(shape)
-        if depth == MAX_RANK:
-            raise invalid(f"Encountered list at unexpected level: {depth} expected < {MAX_RANK}")
-        for item in level if set(map(type, level)) != {list} else ():
-            if not isinstance(item, list):
-                raise invalid(
-                    f"JSON Value: {shown(item)} found at incorrect level: {depth} in the JSON DOM"
-                )
-        sizes = set(map(len, level))
-        if len(sizes) > 1:
-            other = next(len(item) for item in level if len(item) != len(level[0]))
-            raise invalid(
-                f"Encountered list at unexpected size: {other} at level: {depth} "
-                f"expected size: {len(level[0])}"
-            )
-        shape.append(len(level[0]))
-        level = list(itertools.chain.from_iterable(level))
-    types = set(map(type, level))
-    if list in types:
-        raise invalid(f"Encountered list at unexpected level: {len(shape)} expected < {len(shape)}")
-    return _array(level, types, dtype).reshape(shape)
+    first = value
+    while isinstance(first, list):
+        if len(shape) == MAX_RANK:
+            raise invalid(f"Encountered list at unexpected level: {MAX_RANK} expected < {MAX_RANK}")
+        shape.append(len(first))
+        first = first[0] if first else None
+    values: list[Any] = []
+    _flatten(value, shape, 0, values)
+    return _array(values, dtype).reshape(shape)
 
 
-def _array(values: list, types: set[type], dtype: str) -> np.ndarray:
+def _flatten(value: Any, shape: list[int], level: int, values: list[Any]) -> None:
+    """Appends what is in the lists of a value to `values`."""
+    if level == len(shape):
+        if isinstance(value, list):
+            raise invalid(f"Encountered list at unexpected level: {level} expected < {level}")
+        values.append(value)
+        return
+    if not isinstance(value, list):
+        where = f"found at incorrect level: {level} in the JSON DOM"
+        raise invalid(f"JSON Value: {shown(value)} {where}")
+    if len(value) != shape[level]:
+        where = f"at level: {level} expected size: {shape[level]}"
+        raise invalid(f"Encountered list at unexpected size: {len(value)} {where}")
+    for item in value:
+        _flatten(item, shape, level + 1, values)
+
+
+def _array(values: list, dtype: str) -> np.ndarray:
     """Values that are not lists, as an array (N,)."""
     if dtype not in KINDS:
         value = shown(values[0] if values else [])
         raise RequestError("UNIMPLEMENTED", f"Conversion of JSON Value: {value} to type: {dtype}")
     array_dtype, taken = KINDS[dtype]
-    for value in values if not types <= taken else ():
+    for value in values if not set(map(type, values)) <= taken else ():
         if type(value) not in taken:
             raise _wrong_type(value, dtype)
     if dtype == "string":

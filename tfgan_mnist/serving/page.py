@@ -19,15 +19,7 @@ from tfgan_mnist.serving.versions import Models
 
 ONNX = re.compile(r"/onnx/(?P<name>[^/]+)\.onnx")
 
-# A system's own table may lack these, or give other types.
-TYPES = {
-    ".html": "text/html; charset=utf-8",
-    ".js": "text/javascript; charset=utf-8",
-    ".mjs": "text/javascript; charset=utf-8",
-    ".css": "text/css; charset=utf-8",
-    ".svg": "image/svg+xml",
-    ".onnx": "application/octet-stream",
-}
+TYPES = mimetypes.MimeTypes()  # not the system's table, which may lack some or give others
 
 
 def find(path: str, models: Models) -> tuple[bytes, str] | None:
@@ -40,31 +32,24 @@ def find(path: str, models: Models) -> tuple[bytes, str] | None:
         listed = []
         for model in models.values():
             with contextlib.suppress(RequestError, UserError):  # not loaded, or not ours
-                listed.append(page.facts(model.name, model.find().folder))
+                listed.append(page.facts(model.name, models.find(model.name).folder))
         return json.dumps({"models": listed}).encode(), "application/json"
     if path == f"/{page.REAL_DIGITS}":
         return page.real_digits(), "image/png"
     if match := ONNX.fullmatch(path):
-        return _onnx(match["name"], models), TYPES[".onnx"]
-    file = _file(path.removeprefix("/") or "index.html")
-    guessed = file and mimetypes.guess_type(file)[0]
-    return (file.read_bytes(), TYPES.get(file.suffix, guessed or "text/plain")) if file else None
-
-
-def _onnx(name: str, models: Models) -> bytes:
-    """The weights that are served, from `7.onnx` beside the version `7/`."""
-    with models.use(name) as version:
-        try:
-            return version.folder.with_name(f"{version.folder.name}.onnx").read_bytes()
-        except OSError:
-            message = f"There is no ONNX file of version {version.number} of {name}"
-            raise RequestError("NOT_FOUND", message) from None
+        with models.use(match["name"]) as version:  # `7.onnx` is beside the version `7/`
+            onnx = version.folder.with_name(f"{version.folder.name}.onnx")
+            if not onnx.exists():
+                message = f"There is no ONNX file of version {version.number} of {match['name']}"
+                raise RequestError("NOT_FOUND", message)
+            return onnx.read_bytes(), "application/octet-stream"
+    if file := _file(path.removeprefix("/") or "index.html"):
+        return file.read_bytes(), TYPES.guess_type(file.name)[0] or "text/plain"
+    return None
 
 
 def _file(name: str) -> Path | None:
     """A file in the page's folder, which neither `..` nor a link leaves."""
-    if not {"", ".", ".."}.isdisjoint(name.split("/")):
-        return None
     with contextlib.suppress(OSError, ValueError):  # not a possible file name
         path = (page.FOLDER / name).resolve()
         if path.is_relative_to(page.FOLDER.resolve()) and path.is_file():

@@ -34,7 +34,6 @@ PREDICTION = re.compile(
 STATUS = re.compile(rf"(?i)/v1/models(?:/(?P<name>[^/:]+))?{_VERSION}(?P<metadata>/metadata)?")
 METHODS = ("classify", "regress", "predict")  # in lower case, unlike the rest of a path
 
-NOT_FOUND = b"<html><head><title>404 Not Found</title></head><body><h1>Not Found</h1></body></html>"
 CORS = [
     (b"access-control-allow-origin", b"*"),
     (b"access-control-allow-methods", b"POST, GET"),
@@ -57,13 +56,7 @@ class Answer(NamedTuple):
 
 
 class RestApp:
-    """The application.
-
-    Args:
-      models: to serve.
-      config: of the server; its limits.
-      metrics: where requests are recorded.
-    """
+    """The application."""
 
     def __init__(self, models: Models, config: ServerConfig, metrics: Metrics):
         self._models = models
@@ -75,8 +68,6 @@ class RestApp:
     async def __call__(self, scope: dict, receive: Callable, send: Callable) -> None:
         try:
             answer = await self._answer(scope, receive)
-        except Disconnected:
-            return
         except RequestError as error:
             # After these statuses the rest of the request may still arrive.
             headers = ((b"connection", b"close"),) if error.http_status in (408, 413) else ()
@@ -115,17 +106,14 @@ class RestApp:
             found = await asyncio.to_thread(page.find, scope["path"], self._models)
             if found:
                 return Answer(200, *found, headers=((b"cache-control", b"no-cache"),))
-        return Answer(404, NOT_FOUND, "text/html")
+        return Answer(404, b"<h1>Not Found</h1>", "text/html")
 
     def _check_host(self, host: str) -> None:
-        """Refuses names of other machines, as a page's own name may lead here (DNS rebinding).
-
-        An address is no name, and no page can choose it.
-        """
+        """Refuses names of other hosts, which a page can have lead here (DNS rebinding)."""
         try:
             name = urlsplit(f"//{host}").hostname or ""
             if "*" not in self._hosts and name not in self._hosts:
-                ipaddress.ip_address(name)
+                ipaddress.ip_address(name)  # no name, so that no page can choose it
         except ValueError:
             message = f"Host {host[:100]!r}: not a name of this server; --allowed_hosts accepts it"
             raise RequestError("PERMISSION_DENIED", message) from None
@@ -138,17 +126,16 @@ class RestApp:
                 raise RequestError("UNIMPLEMENTED", f"{match['method']}: expected predict")
             return await self._predict(which, body)
         if method == "GET" and match:
-            return self._describe(_which(match), match["metadata"] == "/metadata")
+            return Answer(200, orjson.dumps(self._describe(_which(match), match["metadata"])))
         raise invalid(f"Malformed request: {method} {target}")
 
-    def _describe(self, which: Which, metadata: bool) -> Answer:
+    def _describe(self, which: Which, subject: str | None) -> dict[str, Any]:
         if not which[0]:
             raise invalid("Missing model name in request.")
-        if metadata:
+        if subject == "/metadata":
             with self._models.use(*which) as version:
-                return Answer(200, orjson.dumps(describe.metadata(version)))
-        statuses = self._models.statuses(*which)
-        return Answer(200, orjson.dumps(describe.as_dict(describe.status(statuses))))
+                return describe.metadata(version)
+        return describe.as_dict(describe.status(self._models.statuses(*which)))
 
     async def _predict(self, which: Which, body: bytes) -> Answer:
         with self._metrics.recorded(which[0] if which[0] in self._models else "", "REST"):
@@ -177,7 +164,7 @@ class RestApp:
                 while more and size <= DRAINED * limit:
                     message = await receive()
                     if message["type"] == "http.disconnect":
-                        raise Disconnected
+                        raise RequestError("CANCELLED", "The client has gone")
                     size += len(message["body"])
                     if size <= limit:
                         body += message["body"]
@@ -185,18 +172,12 @@ class RestApp:
         except TimeoutError:
             text = "The request did not arrive in time"
             raise RequestError("DEADLINE_EXCEEDED", text, 408) from None
-        if size > limit:
-            raise _too_large(limit)
-        encoding = headers.get(b"content-encoding", b"identity").lower()
-        if encoding == b"gzip":
-            return await asyncio.to_thread(_inflate, bytes(body), limit)
-        if encoding != b"identity":
-            raise invalid("Content-Encoding: expected gzip or none")
+        if headers.get(b"content-encoding", b"").lower() == b"gzip" and size <= limit:
+            body = await asyncio.to_thread(_inflate, body, limit)
+        if max(size, len(body)) > limit:
+            text = f"The request is larger than {limit} bytes, the most that is read"
+            raise RequestError("INVALID_ARGUMENT", text, 413)
         return bytes(body)
-
-
-class Disconnected(Exception):
-    """The client has closed the connection."""
 
 
 async def _beside(size: int, function: Callable, *arguments: Any) -> Any:
@@ -221,25 +202,16 @@ def _parse(body: bytes, version: Version) -> tuple[str, json_request.Tensors, bo
     document = json_reader.parse(body)
     name = json_request.signature_name(document) or DEFAULT_SIGNATURE
     dtypes = {key: spec.dtype for key, spec in version.inputs(name).items()}
-    if not dtypes:  # `submit` refuses it too, but rows of no input cannot be parsed
-        raise invalid(f"Failed to get input map for signature: {name}")
     return name, *json_request.tensors(document, dtypes)
 
 
-def _inflate(body: bytes, limit: int) -> bytes:
-    """The inflated body; no more than the limit is ever inflated."""
+def _inflate(body: bytearray, limit: int) -> bytearray:
+    """The inflated body; no more than a byte beyond the limit is ever inflated."""
     inflater = zlib.decompressobj(wbits=16 + zlib.MAX_WBITS)
     try:
         inflated = inflater.decompress(body, limit + 1)
     except zlib.error as error:
         raise invalid(f"Content-Encoding: expected gzip: {error}") from None
-    if len(inflated) > limit:
-        raise _too_large(limit)
-    if not inflater.eof or inflater.unused_data:
+    if len(inflated) <= limit and (not inflater.eof or inflater.unused_data):
         raise invalid("Content-Encoding: expected gzip: it does not end where the body ends")
-    return inflated
-
-
-def _too_large(limit: int) -> RequestError:
-    message = f"The request is larger than {limit} bytes, the most that is read"
-    return RequestError("INVALID_ARGUMENT", message, 413)
+    return bytearray(inflated)

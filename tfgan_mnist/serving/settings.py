@@ -9,13 +9,12 @@ from tfgan_mnist import files
 from tfgan_mnist.errors import UserError
 from tfgan_mnist.exports.versions import versions
 
-MAX_PORT = 65535
 MAX = 2**31  # seconds, milliseconds or bytes; timers accept no more
 
 
-def option(default, meaning: str, at_least: float | None = None, at_most: float = MAX):
+def option(default, meaning: str, low: float | None = None, high: float = MAX):
     """A field with its meaning and limits."""
-    metadata = {"meaning": meaning, "limits": (at_least, at_most)}
+    metadata = {"meaning": meaning, "limits": (low, high)}
     return dataclasses.field(default=default, metadata=metadata)
 
 
@@ -27,21 +26,13 @@ class ServerConfig:
     model_name: str = option("", "name of the model; empty: that of its folder")
     model_config_file: str = option("", "models, policies and labels; a ModelServerConfig as text")
     host: str = option("127.0.0.1", "address to listen on; 0.0.0.0: all networks")
-    allowed_hosts: str = option(
-        "", "names under which clients reach it, beside its own: a.example,b.example; *: any"
-    )
-    port: int = option(8500, "of gRPC; 0: off", at_least=0, at_most=MAX_PORT)
-    rest_api_port: int = option(
-        8501, "of REST, metrics and page; 0: off", at_least=0, at_most=MAX_PORT
-    )
-    rest_api_timeout_in_ms: int = option(30_000, "for a request to arrive, and to run", at_least=1)
-    rest_api_max_body_bytes: int = option(8 << 20, "of a request, inflated", at_least=1)
-    rest_api_enable_cors_support: bool = option(
-        False, "accept requests from pages of other servers"
-    )
-    file_system_poll_wait_seconds: float = option(
-        1.0, "between checks for new versions", at_least=0.01
-    )
+    allowed_hosts: str = option("", "other names of it, such as a.example,b.example; *: any")
+    port: int = option(8500, "of gRPC; 0: off", 0, 65535)
+    rest_api_port: int = option(8501, "of REST, metrics and page; 0: off", 0, 65535)
+    rest_api_timeout_in_ms: int = option(30_000, "for a request to arrive, and to run", 1)
+    rest_api_max_body_bytes: int = option(8 << 20, "of a request, inflated", 1)
+    rest_api_enable_cors_support: bool = option(False, "accept requests of other servers' pages")
+    file_system_poll_wait_seconds: float = option(1.0, "between checks for new versions", 0.01)
     enable_model_warmup: bool = option(True, "run the warm-up requests of a new version")
     enable_batching: bool = option(True, "run concurrent requests together")
 
@@ -82,6 +73,11 @@ class ModelConfig:
         return set(sorted(found)[-self.latest :] if self.latest else found)
 
 
+def address(host: str, port: int) -> str:
+    """A host and port as URLs have them."""
+    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+
+
 def models_of(config: ServerConfig) -> list[ModelConfig]:
     """The models to serve.
 
@@ -116,17 +112,13 @@ def _from_file(file: str) -> list[ModelConfig]:
         name, base_path, policy = entry.name, Path(entry.base_path), entry.model_version_policy
         if not name or name in models or set(name) & set("/:"):
             raise UserError(f"{file}: expected a name of its own per model; received {name!r}")
+        where = f"{file}: {name}: expected"
         if entry.model_platform not in ("", "tensorflow"):
-            raise UserError(
-                f"{file}: {name}: expected model_platform tensorflow; "
-                f"received {entry.model_platform!r}"
-            )
+            raise UserError(f"{where} model_platform tensorflow; received {entry.model_platform!r}")
         if not base_path.is_dir():
-            raise UserError(
-                f"{file}: {name}: expected a folder as base_path; there is no {base_path}"
-            )
+            raise UserError(f"{where} a folder as base_path; there is no {base_path}")
         if policy.HasField("specific") and not policy.specific.versions:
-            raise UserError(f"{file}: {name}: expected versions in `specific`")
+            raise UserError(f"{where} versions in `specific`")
         latest = 0 if policy.HasField("all") else policy.latest.num_versions or 1
         specific, labels = tuple(policy.specific.versions), dict(entry.version_labels)
         models[name] = ModelConfig(name, base_path, latest, specific, labels)

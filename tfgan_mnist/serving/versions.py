@@ -10,6 +10,7 @@ import time
 from collections.abc import Iterator
 from concurrent.futures import Future
 from pathlib import Path
+from typing import Any
 
 from tfgan_mnist.exports import session, warmup
 from tfgan_mnist.exports.request_errors import RequestError, invalid
@@ -42,8 +43,9 @@ class Version:
         self.folder = folder
         self.state = State.START
         self.error = ""  # why it could not be loaded
-        self._files: object = None  # as they were when it was loaded
-        self._saved_model: session.SavedModel | None = None
+        self.signatures: dict[str, Any] = {}  # name -> SignatureDef
+        self._changed = 0.0  # when its folder was, before it was loaded
+        self._saved_model: Any = None  # a SavedModel, while it is loaded
         self._batchers: dict[str, Batcher] = {}
         self._users = 0
         self._unused = threading.Condition()
@@ -52,8 +54,9 @@ class Version:
         """Loads and warms the version. Its state is then AVAILABLE, or END with `error` set."""
         self.state = State.LOADING
         try:
-            self._files = _fingerprint(self.folder)
+            self._changed = self.folder.stat().st_mtime
             self._saved_model = session.SavedModel(self.folder)
+            self.signatures = self._saved_model.signatures
             if warm_up:
                 self._warm_up(self._saved_model)
             self._batchers = {
@@ -74,8 +77,7 @@ class Version:
         ends = time.monotonic() + WARM_UP_SECONDS
         for signature, inputs in requests:
             if time.monotonic() > ends:
-                text = "%s version %d: after %g s the rest of the warm-up requests is skipped"
-                log.warning(text, self.model, self.number, WARM_UP_SECONDS)
+                log.warning("%s: the rest of the warm-up requests is skipped", self.folder)
                 return
             session.check(self.inputs(signature), inputs)
             model.run(signature, inputs, tuple(sorted(self.signatures[signature].outputs)))
@@ -88,27 +90,21 @@ class Version:
             self._saved_model.close()
             self._saved_model = None
 
-    def can_be_loaded_again(self, folder: Path) -> bool:
-        """Whether it was unloaded, or failed and its files have changed since."""
-        changed = not self.error or self._files != _fingerprint(folder)
-        return self.state is State.END and changed
-
-    @property
-    def signatures(self) -> dict:
-        """Name -> SignatureDef."""
-        assert self._saved_model
-        return self._saved_model.signatures
+    def may_load(self, folder: Path) -> bool:
+        """Whether it did not fail, or its folder has changed since."""
+        return not self.error or folder.stat().st_mtime != self._changed
 
     def inputs(self, signature: str) -> dict[str, session.Spec]:
         """Input name -> what it must be, of a signature.
 
         Raises:
-          RequestError: there is no such signature.
+          RequestError: there is no such signature, or it has no inputs.
         """
-        assert self._saved_model
         if signature not in self._saved_model.specs:
             message = f'Serving signature name: "{signature}" not found in signature def'
             raise RequestError("FAILED_PRECONDITION", message)
+        if not self._saved_model.specs[signature]:
+            raise invalid(f"Failed to get input map for signature: {signature}")
         return self._saved_model.specs[signature]
 
     def submit(self, signature: str, inputs: Tensors, outputs: tuple[str, ...] = ()) -> Future:
@@ -117,10 +113,7 @@ class Version:
         Raises:
           RequestError: the inputs do not match the signature, or too many requests wait.
         """
-        wanted = self.inputs(signature)
-        if not wanted:
-            raise invalid(f"Failed to get input map for signature: {signature}")
-        session.check(wanted, inputs)
+        session.check(self.inputs(signature), inputs)
         names = outputs or tuple(sorted(self.signatures[signature].outputs))
         return self._batchers[signature].submit(inputs, names)
 
@@ -163,9 +156,8 @@ class Model:
     def poll(self) -> None:
         """Loads new versions, then unloads those that are no longer to be served.
 
-        A broken version does not replace a good one: while none of those to be served is available,
-        the previous ones stay. They go when all folders of versions were deleted, and stay when the
-        whole base path is missing, as on a disk that may come back.
+        A broken version does not replace a good one. When all folders of versions were deleted, all
+        are unloaded; when the base path itself is missing, as a lost disk is, all stay.
         """
         if not self._config.base_path.is_dir():
             return
@@ -173,7 +165,7 @@ class Model:
         aspired = self._config.aspired(set(found))
         for number in sorted(aspired):
             known = self.versions.get(number)
-            if known is None or known.can_be_loaded_again(found[number]):
+            if known is None or (known.state is State.END and known.may_load(found[number])):
                 version = Version(self.name, number, found[number])
                 # A new dictionary, as other threads may be reading the present one.
                 self.versions = {**self.versions, number: version}
@@ -185,35 +177,8 @@ class Model:
                     # In a thread, as it waits for requests while other models are polled.
                     threading.Thread(target=version.retire, daemon=True).start()
 
-    def find(self, number: int | None = None, label: str | None = None) -> Version:
-        """The available version of a number or label, else the highest.
-
-        Raises:
-          RequestError: there is none.
-        """
-        number = self._number(number, label)
-        available = {n: v for n, v in self.versions.items() if v.state is State.AVAILABLE}
-        wanted = max(available, default=None) if number is None else number
-        if wanted not in available:
-            raise _not_found(self.name, number)
-        return available[wanted]
-
-    def statuses(self, number: int | None, label: str | None) -> list[Version]:
-        """All versions, highest first, or the one of the number or label.
-
-        Raises:
-          RequestError: there is none.
-        """
-        number = self._number(number, label)
-        found = [self.versions[n] for n in sorted(self.versions, reverse=True)]
-        if number is not None:
-            found = [version for version in found if version.number == number]
-        if not found:
-            which = "any versions" if number is None else f"version {number}"
-            raise RequestError("NOT_FOUND", f"Could not find {which} of model {self.name}")
-        return found
-
-    def _number(self, number: int | None, label: str | None) -> int | None:
+    def number(self, number: int | None, label: str | None) -> int | None:
+        """The number that a label stands for, or else `number`."""
         if label is None:
             return number
         if label not in self._config.labels:
@@ -222,13 +187,7 @@ class Model:
 
 
 class Models(dict[str, Model]):
-    """All models by name, and the thread that looks for new versions.
-
-    Args:
-      configs: of the models.
-      batches: run concurrent requests together.
-      warm_up: run the warm-up requests of a version before it is served.
-    """
+    """All models by name, and the thread that looks for new versions."""
 
     def __init__(self, configs: list[ModelConfig], batches: bool = True, warm_up: bool = True):
         super().__init__({config.name: Model(config, batches, warm_up) for config in configs})
@@ -262,38 +221,45 @@ class Models(dict[str, Model]):
             for version in model.versions.values():
                 version.retire()
 
-    @contextlib.contextmanager
-    def use(
-        self, name: str, number: int | None = None, label: str | None = None
-    ) -> Iterator[Version]:
-        """An available version of a model, which stays loaded inside the `with` block.
+    def find(self, name: str, number: int | None = None, label: str | None = None) -> Version:
+        """The available version of a number or label, else the highest.
 
         Raises:
           RequestError: there is none.
         """
-        if name not in self:
-            raise _not_found(name, number)
+        available: dict[int, Version] = {}
+        if name in self:
+            number = self[name].number(number, label)
+            items = self[name].versions.items()
+            available = {n: version for n, version in items if version.state is State.AVAILABLE}
+        wanted = max(available, default=None) if number is None else number
+        if wanted not in available:
+            which = f"Latest({name})" if number is None else f"Specific({name}, {number})"
+            raise RequestError("NOT_FOUND", f"Servable not found for request: {which}")
+        return available[wanted]
+
+    @contextlib.contextmanager
+    def use(
+        self, name: str, number: int | None = None, label: str | None = None
+    ) -> Iterator[Version]:
+        """The version of `find`, which stays loaded inside the `with` block."""
         while True:
-            with (version := self[name].find(number, label)).in_use() as available:
+            with (version := self.find(name, number, label)).in_use() as available:
                 if available:
                     yield version
                     return
             # Unloaded since it was found: now there is a newer one, or none.
 
-    def statuses(
-        self, name: str, number: int | None = None, label: str | None = None
-    ) -> list[Version]:
-        """Versions of a model in any state; see `Model.statuses`."""
-        if name not in self:
-            raise RequestError("NOT_FOUND", f"Could not find any versions of model {name}")
-        return self[name].statuses(number, label)
+    def statuses(self, name: str, number: int | None, label: str | None) -> list[Version]:
+        """All versions of a model, highest first, or the one of the number or label.
 
-
-def _not_found(name: str, number: int | None) -> RequestError:
-    which = f"Latest({name})" if number is None else f"Specific({name}, {number})"
-    return RequestError("NOT_FOUND", f"Servable not found for request: {which}")
-
-
-def _fingerprint(folder: Path) -> list[tuple[str, int]]:
-    """Changes when files in the folder do."""
-    return sorted((str(path), path.stat().st_mtime_ns) for path in folder.rglob("*"))
+        Raises:
+          RequestError: there is none.
+        """
+        known = self[name].versions if name in self else {}
+        number = self[name].number(number, label) if name in self else None
+        found = [known[n] for n in sorted(known, reverse=True) if number in (None, n)]
+        if not found:
+            which = "any versions" if number is None else f"version {number}"
+            raise RequestError("NOT_FOUND", f"Could not find {which} of model {name}")
+        return found
