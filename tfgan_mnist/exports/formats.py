@@ -157,8 +157,31 @@ def _onnx(function, specs: list, card: str) -> bytes:
     model, _ = tf2onnx.convert.from_function(function, specs)
     for tensor in [*model.graph.input, *model.graph.output]:
         tensor.type.tensor_type.shape.dim[0].dim_param = "batch"  # else: "unk__173"
+    _rename(model.graph)
     model.metadata_props.add(key=CARD_KEY, value=card)
-    return model.SerializeToString()
+    return model.SerializeToString(deterministic=True)
+
+
+def _rename(graph) -> None:
+    """Names and sorts what is inside a graph by its place, so that an export is made twice alike.
+
+    tf2onnx numbers names by a counter of its process, and sorts by hash.
+    """
+    graph.doc_string = ""
+    names = {"": ""} | {tensor.name: tensor.name for tensor in [*graph.input, *graph.output]}
+    constants = {tensor.name: tensor for tensor in graph.initializer}
+    del graph.initializer[:]
+    for i, node in enumerate(graph.node):
+        node.name = f"{node.op_type}_{i}"
+        for name in node.input:
+            if name in constants and name not in names:
+                names[name] = f"constant_{len(graph.initializer)}"
+                constants[name].name = names[name]
+                graph.initializer.append(constants[name])
+        for j, name in enumerate(node.output):
+            names.setdefault(name, f"{node.name}_{j}")
+        node.input[:] = [names.get(name, name) for name in node.input]
+        node.output[:] = [names[name] for name in node.output]
 
 
 def _litert(function, specs: list, card: str) -> bytes:

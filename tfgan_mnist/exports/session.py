@@ -73,7 +73,7 @@ class SavedModel:
             values = call(*(inputs[name] for name in names))
         except tf.errors.OpError as error:
             raise _request_error(error) from error
-        return dict(zip(outputs, values))
+        return dict(zip(outputs, map(_array, values)))
 
     def _callable(self, signature: str, outputs: tuple[str, ...]) -> tuple[Callable, list[str]]:
         with self._lock:
@@ -150,6 +150,11 @@ def check(wanted: dict[str, Spec], inputs: dict[str, np.ndarray]) -> None:
             raise invalid(
                 f"{name}: expected shape {list(spec.shape)}; received {list(array.shape)}"
             )
+
+
+def _array(value: Any) -> np.ndarray:
+    """What a session returns as an array, which a string without dimensions is not."""
+    return np.array(value, object) if isinstance(value, bytes) else np.asarray(value)
 
 
 @contextlib.contextmanager
