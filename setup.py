@@ -64,7 +64,7 @@ setup(
         # The other formats of `python -m tfgan_mnist.export`.
         "litert": LITERT,
         "onnx": ONNX,
-        # serving/protos.py tells what of tensorflow-serving-api is used, and what it lacks.
+        # tensorflow-serving-api has the messages of both interfaces and of the configuration.
         "serve": SERVE,
         # TensorFlow 2.21 no longer brings it, and its tf.summary writes nothing without it.
         "tensorboard": ["tensorboard"],

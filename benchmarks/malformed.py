@@ -33,8 +33,8 @@ WRONG_HTTP = (
     b"POST / HTTP/9.9\r\n\r\n",
     b"GET / HTTP/1.1\r\nContent-Length: -5\r\n\r\n",
     b"POST /v1/models/x:predict HTTP/1.1\r\nContent-Length: zzz\r\n\r\n",
-    b"POST / HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\nzz\r\nxx\r\n",
-    b"GET /v1/\xff\xfe HTTP/1.1\r\nHost: x\r\n\r\n",
+    b"POST / HTTP/1.1\r\nHost: localhost\r\nTransfer-Encoding: chunked\r\n\r\nzz\r\nxx\r\n",
+    b"GET /v1/\xff\xfe HTTP/1.1\r\nHost: localhost\r\n\r\n",
     b"GET /v1/models/x HTTP/1.1\r\nX-A: " + b"a" * (1 << 20),  # a head without an end
 )
 # How often each kind of request is sent, relative to the others.
@@ -89,7 +89,7 @@ def requests(model: str, rng: random.Random) -> dict[str, Request]:
     ]
     paths = ["/v1/models", "/v1/x", f"/v1/models/{model}:x", "/v1/%00", "/v1/models//"]
     method = rng.choice(["GET", "PUT", "DELETE", "PATCH", "POST"])
-    path = f"{method} {rng.choice(paths)} HTTP/1.1\r\nHost: x\r\nContent-Length: 0\r\n\r\n"
+    path = f"{method} {rng.choice(paths)} HTTP/1.1\r\nHost: localhost\r\nContent-Length: 0\r\n\r\n"
     unknown = rng.choice(["x", f"{model}/versions/77", f"{model}/labels/x"])
     bomb = rng.choice([BOMB, gzip.compress(b"x"), b"\x1f\x8b" + rng.randbytes(100)])
     return {

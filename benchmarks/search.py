@@ -19,7 +19,7 @@ import time
 import numpy as np
 
 from benchmarks import records
-from tfgan_mnist import cli, config
+from tfgan_mnist import cli, config, flags
 from tfgan_mnist.config import Config
 
 HELD_OUT = 5000  # images at most
@@ -87,14 +87,14 @@ def setting(configuration: dict) -> dict:
     return {k: v for k, v in configuration.items() if k not in listed and recipe[k] != v}
 
 
-def main(flags) -> None:
+def main(arguments) -> None:
     """Runs the trial that the flags describe."""
-    run(config.resolve(config.explicit_flags(flags), flags.config), flags.why)
+    run(config.resolve(flags.explicit(arguments), arguments.config), arguments.why)
 
 
 if __name__ == "__main__":
     parser = cli.Parser("search", __doc__)
     parser.add_argument("--config", metavar="FILE", help="TOML file with some of the values below")
     parser.add_argument("--why", default="", help="what the trial is to show")
-    config.add_flags(parser)
+    flags.add(parser)
     cli.run(main, parser)

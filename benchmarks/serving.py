@@ -1,7 +1,10 @@
 """Speed of the embedded server, and its behaviour under stress.
 
     python -m benchmarks.serving                   # throughput beside a direct call
+    python -m benchmarks.serving --quick           # the same within a minute
+    python -m benchmarks.serving --form=png --clients=8 --rows=64    # one line of the table
     python -m benchmarks.serving --stress=10000    # malformed requests, while versions appear
+    python -m benchmarks.serving --swap_minutes=10    # new versions under load
 
 Server and clients have their own processes, which share the cores. A client sends its next request
 when the last one is answered, over a connection that stays open. Throughput is rows, that is
@@ -9,7 +12,8 @@ images, per second. "direct" is the same signature called in a loop in one proce
 large as those of the server: the rows of all clients, up to 256.
 
 The exit status is 1 if a request was not answered as it should be, if memory grew, if the newest
-version is not served, or if 32 clients with 64 rows each reached less than 60 % of direct.
+version is not served, or if 32 clients with 64 rows each reached less than 60 % of direct (unless
+--quick, which is too short to tell).
 """
 
 import argparse
@@ -41,7 +45,8 @@ CLIENTS = (1, 8, 32)
 BATCHES = (1, 64)
 # Float images as JSON, PNG as JSON, float images by gRPC.
 SIGNATURES = {"json": "sample", "png": "png", "grpc": "sample"}
-WARM_UP_SECONDS = 1.0
+QUICK_SECONDS = 0.5  # for each line
+SWAP_SECONDS = 30.0  # between new versions
 PARTS = 8  # versions under stress
 PUBLISH_SECONDS = 3.0
 MAX_GROWTH_MIB = 50  # between the first and the second half of the versions
@@ -120,7 +125,7 @@ def run_clients(ports, model, form, batch, clients, seconds) -> list[float]:
         else:
             send = rest_sender(ports[0], model, SIGNATURES[form], batch)
         ready.wait()
-        ends, times = time.perf_counter() + WARM_UP_SECONDS + seconds, []
+        ends, times = time.perf_counter() + 1.5 * seconds, []  # a third is for warming up
         while (now := time.perf_counter()) < ends:
             send()
             if now > ends - seconds:
@@ -131,44 +136,106 @@ def run_clients(ports, model, form, batch, clients, seconds) -> list[float]:
         return [time for times in pool.map(work, range(clients)) for time in times]
 
 
-def direct_rows_per_second(folder: Path, model: str, signature: str, batch: int, seconds: float):
-    """Calls a signature. For a process of its own, so that the server gets the memory."""
+def direct_rows_per_second(folder: Path, model: str, keys, seconds: float) -> dict:
+    """Calls signatures with batches. For a process of its own, so that the server gets the memory.
+
+    Returns:
+      Rows per second of each of the `keys`, (signature, rows in a batch).
+    """
     from tfgan_mnist import cli
 
     cli.start_tensorflow()
     import tensorflow as tf
 
-    function = tf.saved_model.load(str(folder)).signatures[signature]
-    inputs = {name: tf.constant(array) for name, array in request_of(model, batch).items()}
-    function(**inputs)
-    start, calls = time.perf_counter(), 0
-    while time.perf_counter() < start + seconds:
-        next(iter(function(**inputs).values())).numpy()
-        calls += 1
-    return calls * batch / (time.perf_counter() - start)
+    loaded, rates = tf.saved_model.load(str(folder)), {}
+    for signature, batch in keys:
+        function = loaded.signatures[signature]
+        inputs = {name: tf.constant(array) for name, array in request_of(model, batch).items()}
+        function(**inputs)
+        start, calls = time.perf_counter(), 0
+        while time.perf_counter() < start + seconds:
+            next(iter(function(**inputs).values())).numpy()
+            calls += 1
+        rates[signature, batch] = calls * batch / (time.perf_counter() - start)
+    return rates
 
 
-def throughput(base_path: Path, model: str, seconds: float) -> bool:
-    """Prints the table; returns whether the server was fast enough."""
+def throughput(base_path: Path, model: str, lines: list[tuple], seconds: float) -> bool:
+    """Prints a table of these lines, (form, clients, rows); returns whether it was fast enough."""
     passed, rows = True, []
-    sizes = {min(clients * batch, MAX_ROWS) for clients in CLIENTS for batch in BATCHES}
-    with multiprocessing.get_context("spawn").Pool(1, maxtasksperchild=1) as pool:
-        direct = {}
-        for key in itertools.product(("sample", "png"), sizes):
-            arguments = (base_path / model / "1", model, *key, seconds)
-            direct[key] = pool.apply(direct_rows_per_second, arguments)
-        with server(base_path) as (*ports, _):
-            for form, clients, batch in itertools.product(SIGNATURES, CLIENTS, BATCHES):
-                times = pool.apply(run_clients, (ports, model, form, batch, clients, seconds))
-                rate = len(times) * batch / seconds
-                share = rate / direct[SIGNATURES[form], min(clients * batch, MAX_ROWS)]
-                passed = passed and ((clients, batch) != (32, 64) or share >= MIN_OF_DIRECT)
-                percentiles = [f"{each:.1f}" for each in np.percentile(times, [50, 95, 99])]
-                rows.append((form, clients, batch, f"{rate:.0f}", *percentiles, f"{share:.0%}"))
-                print(*rows[-1], flush=True)
+    direct_of = {line: (SIGNATURES[line[0]], min(line[1] * line[2], MAX_ROWS)) for line in lines}
+    spawn = multiprocessing.get_context("spawn")
+    with spawn.Pool(1) as pool:
+        arguments = (base_path / model / "1", model, sorted(set(direct_of.values())), seconds)
+        direct = pool.apply(direct_rows_per_second, arguments)
+    with spawn.Pool(1) as pool, server(base_path) as (*ports, _):
+        for line in lines:
+            form, clients, batch = line
+            times = pool.apply(run_clients, (ports, model, form, batch, clients, seconds))
+            rate = len(times) * batch / seconds
+            share = rate / direct[direct_of[line]]
+            passed = passed and ((clients, batch) != (32, 64) or share >= MIN_OF_DIRECT)
+            percentiles = [f"{each:.1f}" for each in np.percentile(times, [50, 95, 99])]
+            rows.append((*line, f"{rate:.0f}", *percentiles, f"{share:.0%}"))
+            print(*rows[-1], flush=True)
     heads = ("form", "clients", "rows", "rows/s", "p50 ms", "p95 ms", "p99 ms", "of direct")
     print(records.table(rows, heads))
     return passed
+
+
+def swap(base_path: Path, model: str, minutes: float) -> bool:
+    """Publishes a version every SWAP_SECONDS under the load of 8 clients.
+
+    Returns:
+      Whether each request got its image, memory did not grow, and the last version serves.
+    """
+    answers: Counter = Counter()
+    content = malformed.post(model, malformed.body_of())
+    stop, memory, number = threading.Event(), [], 1
+    with tempfile.TemporaryDirectory() as temporary:
+        folder = Path(temporary) / "models" / model
+        shutil.copytree(base_path / model / "1", folder / "1")
+        with server(folder.parent) as (port, _, pid), ThreadPoolExecutor(8) as pool:
+
+            def load(_) -> Counter:
+                seen: Counter = Counter()
+                with socket.create_connection(("127.0.0.1", port), 60) as connection:
+                    while not stop.is_set():
+                        connection.sendall(content)
+                        head, _, body = malformed.read_answer(connection).partition(b"\r\n\r\n")
+                        seen[head[9:12].decode(), body] += 1
+                return seen
+
+            loads = [pool.submit(load, i) for i in range(8)]
+            ends = time.monotonic() + 60 * minutes
+            while time.monotonic() < ends:
+                number += 1
+                partial = shutil.copytree(folder / "1", folder / f".{number}.partial")
+                partial.rename(folder / str(number))
+                time.sleep(SWAP_SECONDS)
+                memory.append(memory_mib(pid))
+                print(f"version {number}, {memory[-1]:.0f} MiB", flush=True)
+            stop.set()
+            for each in loads:
+                answers += each.result()
+            live = live_versions(port, model)
+    statuses = Counter({status: 0 for status, _ in answers})
+    for (status, _), count in answers.items():
+        statuses[status] += count
+    bodies = {body for status, body in answers if status == "200"}
+    first, second = np.array_split(memory, 2)
+    growth = np.mean(second) - np.mean(first)
+    print(f"{number - 1} versions; answers: {dict(statuses)}; {len(bodies)} different bodies")
+    print(f"serving version {', '.join(live)}; memory: {growth:+.0f} MiB from half to half")
+    same = set(statuses) == {"200"} and len(bodies) == 1
+    return same and growth < MAX_GROWTH_MIB and live == [str(number)]
+
+
+def live_versions(port: int, model: str) -> list[str]:
+    """The versions that are served."""
+    with urllib.request.urlopen(f"http://127.0.0.1:{port}/v1/models/{model}") as answer:
+        states = json.load(answer)["model_version_status"]
+    return [entry["version"] for entry in states if entry["state"] == "AVAILABLE"]
 
 
 def memory_mib(pid: int) -> float:
@@ -197,11 +264,9 @@ def stress(base_path: Path, model: str, number: int) -> bool:
                 time.sleep(PUBLISH_SECONDS)
                 memory.append(memory_mib(pid))
                 print(f"version {part + 2}, {memory[-1]:.0f} MiB", flush=True)
-            with urllib.request.urlopen(f"http://127.0.0.1:{port}/v1/models/{model}") as answer:
-                states = json.load(answer)["model_version_status"]
+            live = live_versions(port, model)
     for name, count in sorted(counts.items()):
         print(f"{count:6} {name}")
-    live = [entry["version"] for entry in states if entry["state"] == "AVAILABLE"]
     first, second = np.array_split(memory, 2)
     growth = np.mean(second) - np.mean(first)
     print(f"serving version {', '.join(live)}; memory: {growth:+.0f} MiB from half to half")
@@ -215,11 +280,25 @@ def main() -> int:
     parser.add_argument("--model", default="cdcgan", help="(default: %(default)s)")
     parser.add_argument("--model_base_path", type=Path, default=Path("saved_models"))
     parser.add_argument("--seconds", type=float, default=5.0, help="for each line of the table")
+    parser.add_argument("--quick", action="store_true", help="within a minute")
+    parser.add_argument("--form", choices=SIGNATURES, help="only lines of this form")
+    parser.add_argument("--clients", type=int, help="only lines of so many clients")
+    parser.add_argument("--rows", type=int, help="only lines of so many rows in a request")
     parser.add_argument("--stress", type=int, default=0, help="number of requests")
+    parser.add_argument("--swap_minutes", type=float, default=0, help="of load with new versions")
     flags = parser.parse_args()
     if flags.stress:
         return 0 if stress(flags.model_base_path, flags.model, flags.stress) else 1
-    return 0 if throughput(flags.model_base_path, flags.model, flags.seconds) else 1
+    if flags.swap_minutes:
+        return 0 if swap(flags.model_base_path, flags.model, flags.swap_minutes) else 1
+    lines = itertools.product(
+        [flags.form] if flags.form else SIGNATURES,
+        [flags.clients] if flags.clients else CLIENTS[::2] if flags.quick else CLIENTS,
+        [flags.rows] if flags.rows else BATCHES,
+    )
+    seconds = QUICK_SECONDS if flags.quick else flags.seconds
+    passed = throughput(flags.model_base_path, flags.model, list(lines), seconds)
+    return 0 if passed or flags.quick else 1
 
 
 if __name__ == "__main__":

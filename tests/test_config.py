@@ -5,15 +5,15 @@ from pathlib import Path
 
 import pytest
 
-from tfgan_mnist import config, train
+from tfgan_mnist import config, flags, train
 from tfgan_mnist.config import FIELDS, RECIPES, Config, resolve
 from tfgan_mnist.errors import UserError
 
 CONFIGS = Path(__file__).parents[1] / "configs"
 
 
-def parse(*flags: str) -> dict:
-    return config.explicit_flags(train.parser().parse_args(list(flags)))
+def parse(*words: str) -> dict:
+    return flags.explicit(train.parser().parse_args(list(words)))
 
 
 @pytest.fixture
@@ -60,9 +60,18 @@ def test_papers_configurations_do_not_follow_the_recipes(name, monkeypatch):
     assert (config_.beta_1, config_.g_learning_rate) == (0.5, 2e-4)
 
 
-def test_the_flag_chooses_the_recipe_even_over_the_file(toml, monkeypatch):
-    monkeypatch.setitem(RECIPES, "cdcgan", {"epochs": 17})
-    assert resolve(parse("--model=cdcgan"), toml('model = "gan"')).epochs == 17
+def test_a_file_for_another_model_is_refused(toml):
+    with pytest.raises(UserError, match="some.toml is for gan; received --model=cdcgan"):
+        resolve(parse("--model=cdcgan"), toml('model = "gan"'))
+    assert resolve(parse("--model=gan"), toml('model = "gan"')).model == "gan"
+
+
+def test_the_description_is_short_and_says_what_differs_from_the_recipe():
+    first, second = resolve(parse("--model=gan", "--seed=3")).describe().splitlines()
+    assert (first.split(":")[0], second) == ("gan on mnist", "Other than in the recipe: nothing")
+    assert "seed 3" in first
+    changed = resolve(parse("--model=cdcgan", "--g_width=8", "--run_root=x")).describe()
+    assert changed.splitlines()[1] == "Other than in the recipe: g_width = 8"
 
 
 @pytest.mark.parametrize("model", RECIPES)

@@ -15,6 +15,7 @@ from tensorflow_datasets.core.download.checksums import UrlInfo
 
 from tfgan_mnist import data
 from tfgan_mnist.data import order
+from tfgan_mnist.data import tfds as tfds_data
 from tfgan_mnist.data.pixels import to_float
 from tfgan_mnist.data.tfds import PACKAGED_MNIST
 from tfgan_mnist.errors import UserError
@@ -65,6 +66,14 @@ class TinyAlpha(_Tiny):
 
 class TinyTrainOnly(_Tiny):
     SPLITS = ("train",)
+
+
+class TinyTestOnly(_Tiny):
+    SPLITS = ("test",)
+
+
+class TinyOblong(_Tiny):
+    SHAPE = (28, 60, 3)
 
 
 class TinyHiddenLabels(_Tiny):
@@ -221,7 +230,7 @@ def test_emnist_letters_stand_upright(tmp_path, monkeypatch):
     [
         ("tiny_unlabelled", r"expected .* `label`; its features are .*'image'"),
         ("imdb_reviews", r"expected .* `image`.*'text'"),
-        ("tiny_train_only", r"expected splits train and test \(or validation\); it has train"),
+        ("tiny_test_only", "expected a split train; it has test"),
         ("tiny_hidden_labels", "expected labels from 0 to 2 in split train; it has -1 to 1"),
         ("tiny_manual", "Manual directory.*Ask the authors for ants.zip"),
         ("fashion_mnits", "no such data set. Did you mean fashion_mnist"),
@@ -243,10 +252,59 @@ def test_datasets_library_that_did_not_import(root, monkeypatch):
         data.load("tiny_alpha", root)
 
 
-def test_channels_that_cannot_be_made(root):
-    assert data.load("tiny_alpha", root).train.images.shape[-1] == 4
-    with pytest.raises(UserError, match="4 channels cannot be turned into ones of 3"):
-        data.load("tiny_alpha", root, channels=3)
+def examples(builder, split="train"):
+    """The images that a tiny data set was made of, in no order."""
+    return [x["image"] for _, x in builder._generate_examples(builder, split)]
+
+
+@pytest.mark.parametrize("background", ["black", "#ff0000"])
+def test_alpha_is_laid_on_the_background(root, background):
+    images = data.load("tiny_alpha", root, background=background).train.images
+    assert images.shape == (12, 28, 28, 3)
+    red = 255 if background == "#ff0000" else 0
+    expected = []
+    for image in examples(TinyAlpha):
+        alpha = image[..., 3:] / 255
+        expected.append(alpha * image[..., :3] + (1 - alpha) * np.array([red, 0, 0]))
+    difference = np.abs(images[:, None].astype(float) - np.stack(expected)).max((2, 3, 4))
+    assert sorted(difference.argmin(axis=1)) == list(range(12))
+    assert difference.min(axis=1).max() <= 1
+    assert data.load("tiny_alpha", root, channels=1).train.images.shape == (12, 28, 28, 1)
+
+
+def test_of_oblong_images_the_centred_square_is_used(root):
+    images = data.load("tiny_oblong", root).train.images
+    expected = sorted(image[:, 16:44].tobytes() for image in examples(TinyOblong))
+    assert sorted(map(bytes, images)) == expected
+
+
+def test_without_a_test_split_some_are_held_out(root):
+    images = data.load("tiny_train_only", root, image_size=32)
+    assert images.test_split == "held-out"
+    splits = (images.train, images.test)
+    assert min(len(split.images) for split in splits) >= 1
+    rows = sorted(bytes(image) for split in splits for image in split.images)
+    assert rows == sorted(map(bytes, examples(TinyTrainOnly)))
+
+
+def test_archives_that_were_compressed_anew(archives, root, monkeypatch):
+    mnist = tfds.builder_cls("mnist")
+    monkeypatch.setattr(mnist, "url_infos", dict(mnist.url_infos))
+    contents = {}
+    for name in "t10k-labels", "train-labels":
+        file = archives / f"{name}-idx1-ubyte.gz"
+        content = gzip.decompress(file.read_bytes())
+        file.write_bytes(gzip.compress(content, 1))
+        contents[name] = hashlib.sha256(content).hexdigest()
+    monkeypatch.setitem(tfds_data.CONTENTS, "mnist", contents)
+    builder = tfds.builder("mnist", data_dir=root)
+    assert tfds_data._archives("mnist", builder, archives) == archives
+    (known,) = (i for i in mnist.url_infos.values() if i.filename == "t10k-labels-idx1-ubyte.gz")
+    received = (archives / known.filename).read_bytes()
+    assert known.checksum == hashlib.sha256(received).hexdigest()
+    shutil.copy(archives / "t10k-labels-idx1-ubyte.gz", archives / "train-labels-idx1-ubyte.gz")
+    with pytest.raises(UserError, match="train-labels.* is damaged or of another data set"):
+        tfds_data._archives("mnist", builder, archives)
 
 
 # --- What goes wrong while a data set is prepared ----------------------------------------------

@@ -31,7 +31,13 @@ def log_row(epoch, **values):
 
 def evaluation(epoch, fid=5.0, precision=0.7, recall=0.5, counts=(100,) * 10):
     classes = {f"class_{k}": count for k, count in enumerate(counts)}
-    row = {"epoch": epoch, "fid": fid, "precision": precision, "recall": recall}
+    row = {
+        "epoch": epoch,
+        "step": 1000 * epoch,
+        "fid": fid,
+        "precision": precision,
+        "recall": recall,
+    }
     return row | {"classes_covered": 10, "jsd_bound": 0.1} | classes
 
 
@@ -127,6 +133,16 @@ def test_a_strong_discriminator_is_a_problem_if_samples_are_bad(accuracy, evalua
 def test_the_samples_of_earlier_evaluations_are_not_reported_again():
     collapsed = evaluation(1, counts=[1000] + [0] * 9)
     assert diagnose([log_row(1), log_row(2)], [collapsed]) is None
+
+
+def test_early_noise_is_no_collapse():
+    """A try-out of 40 steps, whose grey squares the classifier takes for eights."""
+    counts = [0] * 8 + [1000, 0]
+    noise = evaluation(1, fid=546, precision=0, recall=0, counts=counts) | {"step": 40}
+    log = [log_row(1, d_real_accuracy=0.5, d_fake_accuracy=0.5)]
+    assert diagnose(log, [noise]) is None
+    assert "collapse" in diagnose([log_row(1)], [noise | {"precision": 0.5}]).kind
+    assert "collapse" in diagnose([log_row(1)], [noise | {"step": 1000}]).kind
 
 
 # --- The callback ---------------------------------------------------------------------------------

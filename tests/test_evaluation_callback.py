@@ -153,7 +153,7 @@ def test_too_few_images_are_not_evaluated(run_train, mnist, monkeypatch, capsys)
     few = mnist._replace(test=data.Split(*(part[:100] for part in mnist.test)))
     monkeypatch.setattr(data, "load", lambda *arguments: few)
     run = run_train(epochs=1)
-    assert "Samples are not evaluated: that takes 1,000 images, not 100" in capsys.readouterr().out
+    assert "Samples are not evaluated: that takes 250 images, not 100" in capsys.readouterr().out
     assert not (run / runs.EVALUATIONS).exists()
     assert (run / runs.EXPORTED).exists()
 

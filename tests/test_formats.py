@@ -78,6 +78,14 @@ def test_the_interface_of_an_onnx_file(exported):
         assert made.shape == (batch, *FACTS.image_shape)
 
 
+def test_an_onnx_file_is_written_twice_alike(tmp_path):
+    version = saved_model.export(tiny("cdcgan"), tmp_path)
+    written = [formats.convert(version, "onnx").read_bytes() for _ in range(2)]
+    assert written[0] == written[1]
+    nodes = onnx.load_model_from_string(written[0]).graph.node
+    assert [node.name for node in nodes] == [f"{each.op_type}_{i}" for i, each in enumerate(nodes)]
+
+
 @pytest.mark.parametrize("exported", [(name, "litert") for name in MODELS], indirect=True)
 def test_the_interface_of_a_litert_file(exported):
     model, _, path = exported

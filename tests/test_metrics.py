@@ -136,7 +136,7 @@ def test_distances_far_from_the_origin_are_exact_enough(random):
 @pytest.mark.parametrize(("block", "at_once"), [(2**24, 10_000), (64, 7)])
 def test_nearest_images_agree_with_full_matrices(random, monkeypatch, block, at_once):
     monkeypatch.setattr(neighbours, "BLOCK_ELEMENTS", block)
-    monkeypatch.setattr(neighbours, "REFERENCES_AT_ONCE", at_once)
+    monkeypatch.setattr(neighbours, "REFERENCE_ELEMENTS", at_once * 48)
     references = random.integers(0, 256, (30, 4, 4, 3), np.uint8)
     samples = random.integers(0, 256, (20, 4, 4, 3), np.uint8)
     samples[5] = references[17]  # a copy

@@ -41,8 +41,8 @@ from tfgan_mnist.training.build import build
     ],
 )
 def test_a_models_defaults_are_its_recipe(kind, parameters):
-    by_default = kind().compile()
-    config = resolve({"model": kind.__name__.lower(), "steps_per_epoch": 1})
+    config = resolve({"model": kind.__name__.lower(), "steps_per_epoch": 9})
+    by_default = kind().compile(decay_steps=9 * config.epochs)
     by_recipe = build(config, (28, 28, 1), 10)
     networks = by_default.generator, by_default.discriminator
     assert tuple(network.count_params() for network in networks) == parameters
@@ -52,9 +52,13 @@ def test_a_models_defaults_are_its_recipe(kind, parameters):
         assert [str(a) for a in layers] == [str(b) for b in others]
     for which in ("d_optimizer", "g_optimizer"):
         one, other = (getattr(model, which) for model in (by_default, by_recipe))
-        rates = [float(optimizer.learning_rate) for optimizer in (one, other)]
-        assert rates[0] == pytest.approx(rates[1])
+        rates, rates_of_other = (
+            each.get_config()["learning_rate"]["config"] for each in (one, other)
+        )
+        assert rates == pytest.approx(rates_of_other)
         assert (one.beta_1, one.beta_2) == (other.beta_1, other.beta_2)
+        rate = float(getattr(kind().compile(), which).learning_rate)  # which stays
+        assert rate == pytest.approx(rates["initial_learning_rate"])
     assert by_default.ema == config.ema
     assert by_default.latent_dim == config.latent_dim == 100
 
@@ -360,6 +364,10 @@ def test_ten_lines_in_a_notebook():
     assert set(history) == {*model.log_keys, "loss"}
     digits = model.sample(model.latents(4), labels=[2, 0, 2, 6])
     assert digits.shape == (4, 28, 28, 1) and np.abs(digits).max() <= 1
+    by_number = model.sample(12)
+    np.testing.assert_allclose(
+        by_number, model.sample(model.latents(12), [*range(10), 0, 1]), atol=1e-6
+    )
 
 
 def test_samples_come_from_the_average_and_training_keeps_the_last_weights():

@@ -22,13 +22,14 @@ LEVELS = (
     "errors",
     "files",
     "models.rules",
-    "cli config runs",
+    "cli config flags runs",
     "data",
     "models",
-    "__init__",
     "evaluation",
     "exports",
     "training serving",
+    "notebook",
+    "__init__ __main__",
     "train generate evaluate export serve train_classifier",
 )
 COMMANDS, SHARED = LEVELS[-1].split(), LEVELS[3].split()

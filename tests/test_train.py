@@ -17,7 +17,7 @@ import pytest
 import tensorflow as tf
 from PIL import Image
 
-from tfgan_mnist import data, runs, train
+from tfgan_mnist import data, load_model, runs, train
 from tfgan_mnist.config import Config
 from tfgan_mnist.errors import Stopped, UserError
 from tfgan_mnist.training import callbacks, runtime
@@ -77,7 +77,7 @@ def read_log(run) -> list[dict]:
 
 @pytest.mark.parametrize("model", TINY)
 def test_a_run_from_flags_to_export(model, flags, tmp_path, capsys):
-    run_train(flags(model))
+    run_train(flags(model, keep_every=2))
     run = tmp_path / "runs" / f"0001-{model}"
 
     assert json.loads((run / "config.json").read_text())["config"]["model"] == model
@@ -97,9 +97,17 @@ def test_a_run_from_flags_to_export(model, flags, tmp_path, capsys):
     Image.open(run / "curves.png").verify()
     assert len(list((run / "checkpoints").iterdir())) == 2
     assert (tmp_path / "saved_models" / model / "1" / "saved_model.pb").exists()
+    kept = run / "models" / "epoch_002.keras"
+    assert list(kept.parent.iterdir()) == [kept]
+    assert load_model(kept).steps_done == 2 * STEPS
 
     output = capsys.readouterr().out
-    for text in (f'model = "{model}"', str(run), "d_loss", f"saved_models/{model}/1"):
+    for text in (
+        f"{model} on mnist: 3 epochs of 4 steps",
+        str(run),
+        "d_loss",
+        f"saved_models/{model}/1",
+    ):
         assert text in output
 
 
@@ -316,7 +324,7 @@ def test_a_loss_that_explodes_stops_with_advice(flags):
     ("flag", "message"),
     [
         ("--resume=nowhere", "nowhere: expected a run folder with a config.json"),
-        ("--batch_size=70000", "70000|60000|60,000"),
+        ("--background=whiet", "background: expected a colour"),
         ("--dataset=nosuchset", "nosuchset"),
     ],
 )

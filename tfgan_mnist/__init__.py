@@ -3,24 +3,43 @@
 from tfgan_mnist import DCGAN
 """
 
+import importlib
 from typing import TYPE_CHECKING
 
-from tfgan_mnist import models
+from tfgan_mnist.models import registration
 
 if TYPE_CHECKING:
     from tfgan_mnist.models.cdcgan import CDCGAN
     from tfgan_mnist.models.dcgan import DCGAN
     from tfgan_mnist.models.gan import GAN
+    from tfgan_mnist.notebook import Evaluation, SampleGrid, load_model, load_run, score, show
 
 __version__ = "0.1.0"
-__all__ = ["CDCGAN", "DCGAN", "GAN", "__version__"]
+MODELS = ("CDCGAN", "DCGAN", "GAN")
+NOTEBOOK = ("Evaluation", "SampleGrid", "load_model", "load_run", "score", "show")
+__all__ = [
+    "CDCGAN",
+    "DCGAN",
+    "GAN",
+    "Evaluation",
+    "SampleGrid",
+    "__version__",
+    "load_model",
+    "load_run",
+    "score",
+    "show",
+]
 
 
-def __getattr__(name: str):  # PEP 562
-    if name not in models.MODELS:
+def __getattr__(name: str):  # PEP 562: importing the package does not import TensorFlow
+    if name not in MODELS + NOTEBOOK:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return getattr(models, name)
+    room = "models" if name in MODELS else "notebook"
+    return getattr(importlib.import_module(f"{__name__}.{room}"), name)
 
 
 def __dir__() -> list[str]:
     return sorted(set(globals()) | set(__all__))
+
+
+registration.register()

@@ -2,6 +2,7 @@
 
 import difflib
 import io
+import logging as std_logging
 import os
 import re
 import sys
@@ -16,6 +17,7 @@ from tfgan_mnist.errors import Stopped, UserError, WorkerLost
 
 EXIT_USER_ERROR = 2
 EXIT_INTERRUPTED = 130  # 128 + SIGINT, as shells report it
+EXIT_BROKEN_PIPE = 141  # 128 + SIGPIPE
 
 
 class Parser(argparse_flags.ArgumentParser):
@@ -25,7 +27,8 @@ class Parser(argparse_flags.ArgumentParser):
     wrong flag is one line, without the list of all flags.
     """
 
-    def __init__(self, command: str, description: str):
+    def __init__(self, command: str, description: str, also_called: dict[str, str] | None = None):
+        """`also_called`: names of flags in other programs -> what to give instead."""
         prog = f"python -m tfgan_mnist.{command}"
         super().__init__(
             prog=prog,
@@ -33,20 +36,33 @@ class Parser(argparse_flags.ArgumentParser):
             description=description,
             allow_abbrev=False,
         )
+        self.also_called = also_called or {}
 
     def parse_known_args(self, args=None, namespace=None):
         try:
-            return super().parse_known_args(args, namespace)
+            found, unknown = super().parse_known_args(args, namespace)
+            for name, value in vars(found).items():
+                setattr(found, name, _with_home(value))
+            return found, unknown
         except (ValueError, flags.Error) as error:  # a flag of absl's own, such as --verbosity=x
             self.error(str(error))
 
     def error(self, message: str) -> NoReturn:
         hints = []
         for word in re.findall(r"--(?:no-)?\w+", message):
-            if word not in self._option_string_actions:
+            if word[2:] in self.also_called:
+                hints.append(self.also_called[word[2:]])
+            elif word not in self._option_string_actions:
                 hints += difflib.get_close_matches(word, self._option_string_actions, n=1)
         hint = f"did you mean {hints[0]}? " if hints else ""
         self.exit(EXIT_USER_ERROR, f"error: {message}; {hint}{self.prog} --help lists all flags\n")
+
+
+def _with_home(value):
+    """A flag's value with the home folder for `~`, which shells do not replace after `--flag=`."""
+    if isinstance(value, list):
+        return [_with_home(item) for item in value]
+    return os.path.expanduser(value) if isinstance(value, str) else value
 
 
 def run(main: Callable, parser: Parser) -> None:
@@ -63,6 +79,8 @@ def run(main: Callable, parser: Parser) -> None:
             print(f"error: {error}", file=sys.stderr)
         except MemoryError as error:
             print(f"error: not enough memory for this: {error}", file=sys.stderr)
+        except BrokenPipeError:
+            raise
         except OSError as error:
             where = f"{error.filename}: " if error.filename else ""
             print(f"error: {where}{error.strerror or error}", file=sys.stderr)
@@ -74,10 +92,19 @@ def run(main: Callable, parser: Parser) -> None:
             return EXIT_INTERRUPTED
         return EXIT_USER_ERROR
 
+    if sys.platform == "win32":
+        sys.exit("error: the commands need Linux or macOS; on Windows they run in WSL2 or in Colab")
     if isinstance(sys.stdout, io.TextIOWrapper):
         # Names of files need not be text, and printing one must not fail.
         sys.stdout.reconfigure(errors="backslashreplace")
-    app.run(guarded, flags_parser=lambda argv: parser.parse_args(argv[1:]))
+    try:
+        try:
+            app.run(guarded, flags_parser=lambda argv: parser.parse_args(argv[1:]))
+        finally:
+            sys.stdout.flush()
+    except BrokenPipeError:  # the reader went away, as in `| head`
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(EXIT_BROKEN_PIPE)
 
 
 def start_tensorflow() -> None:
@@ -98,6 +125,8 @@ def start_tensorflow() -> None:
             tf.config.list_physical_devices()
             # Keras's exporter and others log every step.
             logging.set_verbosity(logging.WARNING)
+            plain = std_logging.Formatter("%(levelname)s: %(message)s")
+            logging.get_absl_handler().setFormatter(plain)
         except BaseException:
             chatter.seek(0)
             os.write(stderr, chatter.read())

@@ -6,9 +6,9 @@ wrong types and values out of range are refused by name. The trials behind the v
 docs/recipes.md.
 """
 
-import argparse
 import dataclasses
 import json
+import os
 import tomllib
 import typing
 from typing import Any
@@ -36,11 +36,15 @@ class Config:
 
     # Data
     model: str = option("dcgan", "networks to train", choices=("gan", "dcgan", "cdcgan"))
-    dataset: str = option("mnist", "TFDS image classification data set, or stacked_mnist")
+    dataset: str = option(
+        "mnist", "TFDS image classification data set, stacked_mnist, or a path of own pictures"
+    )
     data_dir: str = option("", "where prepared data sets are; empty: TFDS's usual place")
     manual_dir: str = option("", "folder with the data set's archives; empty: packaged or download")
-    image_size: int = option(28, "side of the images in pixels", at_least=8)
+    image_size: int = option(0, "side in pixels; 0: 28, own pictures as they are", at_least=8)
     channels: int = option(0, "1 gray, 3 colour, 0 as the data set has it", choices=(0, 1, 3))
+    background: str = option("white", "colour under transparent pixels")
+    skip_broken: bool = option(False, "go on without own pictures that cannot be decoded")
 
     # Length
     epochs: int = option(4, "passes over the training images", at_least=1)
@@ -59,8 +63,9 @@ class Config:
     label_smoothing: float = option(0.0, "lowers D's target for real images", at_least=0, below=1)
     r1: float = option(0.0, "gamma of the gradient penalty at real images", at_least=0)
     r2: float = option(0.0, "gamma of the gradient penalty at generated images", at_least=0)
-    gradient_penalty: float = option(
-        0.0, "weight of WGAN-GP's penalty; wasserstein: 10", at_least=0
+    gradient_penalty: float = option(0.0, "weight of WGAN-GP's; wasserstein: 10", at_least=0)
+    augment: str = option(
+        "auto", "what D sees is altered: translation,cutout,color; auto: with few images; or none"
     )
 
     # Optimizers (Adam)
@@ -90,16 +95,10 @@ class Config:
         64, "channels of the generator's finest hidden feature map", at_least=1, only=CONVOLUTIONAL
     )
     d_width: int = option(
-        48,
-        "channels of the discriminator's finest hidden feature map",
-        at_least=1,
-        only=CONVOLUTIONAL,
+        48, "the same of the discriminator's feature map", at_least=1, only=CONVOLUTIONAL
     )
     kernel_size: int = option(
-        4,
-        "side in pixels of convolutions that halve or double exactly",
-        at_least=2,
-        only=CONVOLUTIONAL,
+        4, "side of convolutions that halve or double exactly", at_least=2, only=CONVOLUTIONAL
     )
     init_stddev: float = option(
         0.0, "of N(0, s) initial kernels; 0: Glorot uniform", at_least=0, only=CONVOLUTIONAL
@@ -117,19 +116,13 @@ class Config:
     spectral_norm: bool = option(False, "spectral normalisation of the discriminator")
     sync_batch_norm: bool = option(True, "batch norm over the whole batch, not each device's part")
     temperature: float = option(
-        1.0,
-        "factor of the latents in all samples of a run and in its exports; training has 1",
-        at_least=0,
-        only=("cdcgan",),
+        1.0, "factor of latents in samples and exports", at_least=0, only=("cdcgan",)
     )
     embedding_dim: int = option(
         0, "learnt label vectors of this size; 0: one-hot", at_least=0, only=("cdcgan",)
     )
     conditioning: str = option(
-        "projection",
-        "how labels enter the discriminator",
-        choices=("projection", "planes"),
-        only=("cdcgan",),
+        "projection", "how D reads labels", choices=("projection", "planes"), only=("cdcgan",)
     )
     class_head: bool = option(False, "discriminator also classifies (AC-GAN)", only=("cdcgan",))
 
@@ -146,21 +139,46 @@ class Config:
     # What is written
     run_root: str = option("runs", "folder of the numbered run folders")
     export_root: str = option("saved_models", "folder of <model>/<version>/ exports")
+    keep_every: int = option(
+        0, "epochs from one .keras file of the model to the next; 0: none", at_least=0
+    )
     tensorboard: bool = option(False, "also write TensorBoard logs (needs tensorboard)")
 
     def __post_init__(self):
+        for key in PLACES:
+            if isinstance(place := getattr(self, key), str):
+                object.__setattr__(self, key, os.path.expanduser(place))
         for field in dataclasses.fields(self):
             _check(field, getattr(self, field.name))
         penalties = {key: getattr(self, key) for key in ("r1", "r2", "gradient_penalty")}
         try:
             rules.check_loss(self.loss, self.label_smoothing)
+            rules.augmentations("none" if self.augment == "auto" else self.augment)
             rules.check_penalties(self.d_batch_norm, **penalties)
             if self.model in CONVOLUTIONAL:
-                rules.check_image_size(self.image_size, self.image_size)
+                if self.image_size:
+                    rules.check_image_size(self.image_size, self.image_size)
                 rules.check_hidden_dense(self.hidden_dense, self.d_batch_norm)
                 rules.check_conditioning(self.conditioning, self.class_head)
         except ValueError as error:
             raise UserError(str(error)) from error
+
+    def describe(self) -> str:
+        """The run in two lines: what it trains and how long, and what its recipe does not say."""
+        recipe = resolve({"model": self.model, "loss": self.loss})
+        values = self.without_places()
+        told = ("model", "dataset", "epochs", "steps_per_epoch", "batch_size", "seed")
+        resolved = ("precision", "image_size", "channels")  # by the machine and the data
+        own = [
+            f"{key} = {_as_toml(value)}"
+            for key, value in values.items()
+            if value not in (getattr(recipe, key), "none") and key not in told + resolved
+        ]
+        return (
+            f"{self.model} on {values['dataset']}: {self.epochs} epochs of "
+            f"{self.steps_per_epoch:,} steps, batches of {self.batch_size}, seed {self.seed}\n"
+            f"Other than in the recipe: {', '.join(own) or 'nothing'}"
+        )
 
     def __str__(self) -> str:
         """As TOML, which `--config` reads back: the fields that apply to the model."""
@@ -171,8 +189,10 @@ class Config:
         )
 
     def without_places(self) -> dict[str, Any]:
-        """All fields but the folders of this machine."""
+        """All fields but the folders of this machine; of a path of pictures the last part."""
         values = dataclasses.asdict(self)
+        if os.path.isabs(self.dataset):
+            values["dataset"] = os.path.basename(self.dataset)
         return {key: value for key, value in values.items() if key not in PLACES}
 
     @property
@@ -227,7 +247,12 @@ def resolve(
     Raises:
       UserError: an unknown key, a wrong type, a value out of range, an option of another model.
     """
-    explicit = (_read_toml(toml) if toml else {}) | (flags or {})
+    from_file = _read_toml(toml) if toml else {}
+    explicit = from_file | (flags or {})
+    if from_file.get("model", explicit.get("model")) != explicit.get("model"):
+        raise UserError(
+            f"--config: {toml} is for {from_file['model']}; received --model={explicit['model']}"
+        )
     if base is not None:
         values = dataclasses.asdict(base)
     else:
@@ -246,11 +271,12 @@ def resolve(
 def from_saved(values: dict[str, Any]) -> Config:
     """The configuration of `dataclasses.asdict`, read back from JSON.
 
-    A key that is missing was added since and takes its default; a retired one is ignored.
+    A missing key was added since and takes its default (augment: none); retired ones are ignored.
 
     Raises:
       UserError: as `resolve`.
     """
+    values = {"augment": "none"} | values
     return Config(**{k: _typed(k, value) for k, value in values.items() if k not in RETIRED})
 
 
@@ -290,6 +316,8 @@ def _check(field: dataclasses.Field, value) -> None:
         if limits["choices"] and item not in limits["choices"]:
             choices = ", ".join(map(str, limits["choices"]))
             raise UserError(f"{name}: expected one of {choices}; {received}")
+        if item == field.default:  # which may stand for another value
+            continue
         low, high = limits["at_least"], limits["below"]
         # Written so that NaN fails too.
         if low is not None and not low <= item < float("inf"):
@@ -307,43 +335,3 @@ def _as_toml(value) -> str:
         return f"[{', '.join(map(str, value))}]"
     # JSON's strings are TOML's basic strings.
     return json.dumps(value) if isinstance(value, str) else str(value)
-
-
-def add_flags(parser: argparse.ArgumentParser) -> None:
-    """Adds one flag per field. Only flags given on the command line appear in the result."""
-    for name, field in FIELDS.items():
-        rules, kind = field.metadata, TYPES[name]
-        only = f" [{', '.join(rules['only'])}]" if rules["only"] else ""
-        help_text = f"{rules['meaning']}{only} (default: {_shown(name)})"
-        details: dict[str, Any] = {"default": argparse.SUPPRESS, "help": help_text}
-        if kind is bool:
-            details["action"] = argparse.BooleanOptionalAction
-        elif kind == tuple[int, ...]:
-            details |= {"type": _integers, "metavar": "N,N"}
-        else:
-            details |= {"type": kind, "choices": rules["choices"]}
-            if not rules["choices"]:
-                details["metavar"] = kind.__name__.upper()
-        parser.add_argument(f"--{name}", **details)
-
-
-def explicit_flags(arguments: argparse.Namespace) -> dict[str, Any]:
-    """Those of the parsed arguments that are fields, i.e. that were given explicitly."""
-    return {key: value for key, value in vars(arguments).items() if key in FIELDS}
-
-
-def _integers(text: str) -> tuple[int, ...]:
-    return tuple(int(item) for item in text.split(","))
-
-
-def _shown(name: str) -> str:
-    """The default for the help text, with each recipe's value where it differs."""
-
-    def show(value) -> str:
-        return ",".join(map(str, value)) if isinstance(value, tuple) else str(value) or "''"
-
-    shown = show(FIELDS[name].default)
-    for model, recipe in RECIPES.items():
-        if name in recipe:
-            shown += f"; {model}: {show(recipe[name])}"
-    return shown.replace("%", "%%")

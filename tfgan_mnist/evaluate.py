@@ -21,13 +21,14 @@ Output:
 """
 
 import argparse
+import functools
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 
-from tfgan_mnist import cli, generate, runs
+from tfgan_mnist import cli, data, generate, runs
 from tfgan_mnist.data import pictures
 from tfgan_mnist.errors import UserError
 from tfgan_mnist.evaluation import comparison, protocol, report
@@ -42,32 +43,44 @@ class Samples(NamedTuple):
     data_dir: str  # empty: TFDS's usual place
     image_shape: tuple[int, int, int]
     make: Callable[[], tuple[np.ndarray, np.ndarray | None]]  # uint8 (N, H, W, C), integers (N,)
+    labelled: bool = True  # the data set
+    reading: tuple[str, bool] = ("white", False)  # `background` and `skip_broken` of `data.load`
 
 
 def of_run(run: Path, num: int | None, seed: int) -> Samples:
     """Samples of a run's best checkpoint, or of its newest if it has no evaluations."""
     config, facts = runs.read(run)
     source = generate.from_run(run)
-    place = config.dataset, config.data_dir
-    return Samples(source.name, *place, facts.image_shape, lambda: _generate(source, num, seed))
+    return Samples(
+        source.name,
+        config.dataset,
+        config.data_dir,
+        facts.image_shape,
+        lambda: _generate(source, num, seed),
+        facts.num_classes > 0,
+        (config.background, config.skip_broken),
+    )
 
 
 def of_saved_model(path: Path, num: int | None, seed: int) -> Samples:
     """Samples of an export; the data set is empty if its model card does not name one."""
     folder = versions.find_version(path)
     source = generate.from_saved_model(folder)
+    print(f"{source.name}: {source.quality}")
     description = card.read(folder)
     dataset, shape = (
         description.get("config", {}).get("dataset", ""),
         tuple(description["image_shape"]),
     )
-    return Samples(source.name, dataset, "", shape, lambda: _generate(source, num, seed))
+    labelled = description.get("data", {}).get("num_classes") != 0
+    make = functools.partial(_generate, source, num, seed)
+    return Samples(source.name, dataset, "", shape, make, labelled)
 
 
 def of_images(path: Path, num: int | None, seed: int) -> Samples:
     """Images of a file or folder, all or `num` of them, with their labels if there are any."""
     pixels, labels = pictures.read(path), None
-    if path.suffix == ".npz":
+    if path.suffix.lower() == ".npz":
         try:
             with np.load(path) as archive:
                 labels = archive.get("labels")
@@ -96,11 +109,16 @@ def evaluate(samples: Samples, output: Path | None, flags) -> dict[str, Any]:
     dataset, data_dir = flags.dataset or samples.dataset, flags.data_dir or samples.data_dir
     if not dataset:
         raise UserError(f"{samples.name}: its model card names no data set. Give --dataset.")
+    if not flags.dataset and not samples.labelled:
+        raise UserError(
+            f"{samples.name}: cannot be scored. All metrics take a classifier of the data set, and "
+            f"{data.short_name(dataset)} has no labels to train one on."
+        )
     cli.start_tensorflow()
-    from tfgan_mnist import data
     from tfgan_mnist.evaluation import classifier
 
     # First what may fail at once.
+    dataset = data.canonical(dataset)
     if output:
         output.mkdir(parents=True, exist_ok=True)
         runs.read_metrics(output)
@@ -109,7 +127,7 @@ def evaluate(samples: Samples, output: Path | None, flags) -> dict[str, Any]:
     pixels, labels = samples.make()
     found = protocol.evaluate(
         network,
-        data.load(dataset, data_dir or None, None, size, channels),
+        data.load(dataset, data_dir or None, None, size, channels, *samples.reading),
         pixels,
         labels,
         source=samples.name,
@@ -146,7 +164,7 @@ def _known_results(run: Path, flags) -> dict[str, Any] | None:
     results = runs.read_metrics(run).get("samples")
     wanted = {
         "source": runs.name_of(run, runs.best_step(run) or 0),
-        "dataset": flags.dataset or runs.read(run)[0].dataset,
+        "dataset": data.short_name(data.canonical(flags.dataset or runs.read(run)[0].dataset)),
         "generated": flags.num or protocol.NUM,
         "seed": flags.seed,
     }

@@ -9,7 +9,7 @@ from pathlib import Path
 from tfgan_mnist import cli
 from tfgan_mnist.config import Config
 from tfgan_mnist.errors import UserError
-from tfgan_mnist.exports import formats, saved_model
+from tfgan_mnist.exports import formats, page, saved_model
 from tfgan_mnist.exports.card import describe_run
 from tfgan_mnist.exports.versions import SUFFIXES, find_version
 
@@ -33,8 +33,30 @@ def export_run(run: Path, export_root: Path, format_name: str = SAVED_MODEL) -> 
     return formats.export_file(model, base_path, format_name, card)
 
 
+def export_page(version: Path, folder: Path) -> None:
+    """Writes the page with a version to a folder for any web server, its ONNX file included.
+
+    Raises:
+      OSError: nothing can be written there.
+      UserError: not an export of tfgan_mnist, or the packages of ONNX are not installed.
+    """
+    version = version.resolve()
+    onnx = version.with_name(version.name + SUFFIXES["onnx"])
+    if not onnx.exists():
+        formats.expect_packages("onnx")
+        cli.start_tensorflow()
+        onnx = formats.convert(version, "onnx")
+    page.build(folder, version, onnx)
+
+
 def main(arguments) -> None:
-    """Turns flags into a call of `export_run` or `formats.convert`."""
+    """Turns flags into a call of `export_run`, `export_page` or `formats.convert`."""
+    if arguments.page:
+        if not arguments.saved_model:
+            raise UserError("--page: expected --saved_model=FOLDER beside it")
+        export_page(find_version(Path(arguments.saved_model)), Path(arguments.page))
+        print(f"Page: {arguments.page}/index.html, for any web server: python -m http.server")
+        return
     if arguments.format != SAVED_MODEL:
         formats.expect_packages(arguments.format)
     if arguments.run:
@@ -65,6 +87,11 @@ def parser() -> cli.Parser:
         choices=[SAVED_MODEL, *SUFFIXES],
         default=SAVED_MODEL,
         help="onnx and litert need the extra of that name (default: %(default)s)",
+    )
+    parser.add_argument(
+        "--page",
+        metavar="FOLDER",
+        help="write the page with the --saved_model to this folder, for any web server",
     )
     parser.add_argument(
         "--export_root",

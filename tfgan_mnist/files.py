@@ -5,6 +5,7 @@ import json
 import os
 import re
 import shutil
+import tempfile
 import uuid
 from collections.abc import Iterator
 from pathlib import Path
@@ -12,12 +13,21 @@ from typing import Any
 
 from tfgan_mnist.errors import UserError
 
+PLACE = "Give another with --data_dir or the environment variable TFDS_DATA_DIR."
 PARTIAL = re.compile(r"\.[0-9a-f]{8}\.partial\.")  # how names of temporary siblings begin
 
 
 def data_folder(data_dir: str | os.PathLike | None = None) -> Path:
-    """Where prepared data sets are, and what is kept beside them; by default TFDS's folder."""
-    return Path(data_dir or os.environ.get("TFDS_DATA_DIR") or "~/tensorflow_datasets").expanduser()
+    """Where prepared data sets are, and what is kept beside them; by default TFDS's folder.
+
+    Raises:
+      UserError: it would be in the home folder of a user who has none.
+    """
+    folder = data_dir or os.environ.get("TFDS_DATA_DIR") or "~/tensorflow_datasets"
+    path = os.path.expanduser(folder)
+    if path.startswith("~"):
+        raise UserError(f"data_dir: expected a folder; {folder} needs a home folder. {PLACE}")
+    return Path(path)
 
 
 def read_text(path: str | os.PathLike) -> str:
@@ -73,6 +83,22 @@ def write_atomically(path: str | os.PathLike) -> Iterator[Path]:
             if error.filename in (None, str(partial)):
                 error.filename = str(path)
             raise
+
+
+@contextlib.contextmanager
+def literal(path: str | os.PathLike) -> Iterator[Path]:
+    """A path to `path` without `*`, `?`, `[` and backslashes, while the block runs.
+
+    TensorFlow reads checkpoints and SavedModels by a path that it takes for a pattern.
+    """
+    path = Path(path)
+    if not set(str(path)) & set("*?[\\"):
+        yield path
+        return
+    with tempfile.TemporaryDirectory() as folder:
+        link = Path(folder) / "link"
+        link.symlink_to(path.resolve())
+        yield link
 
 
 def remove(folder: str | os.PathLike) -> None:

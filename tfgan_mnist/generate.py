@@ -2,9 +2,9 @@
 
 How many, and which classes:
   Unconditional models make --num images, 100 by default. Conditional models make one image for each
-  of --labels, by default of all classes in order; with --num the labels are repeated or cut short.
-  Image i depends on --seed, i and its label only: a larger --num keeps the images of a smaller one,
-  and a run and its export make the same images.
+  of --labels (numbers or names of classes), by default of all in order; with --num the labels are
+  repeated or cut short. Image i depends on --seed, i and its label only: a larger --num keeps the
+  images of a smaller one, and a run and its export make the same images.
 
 Interpolation:
   --interpolate=STEPS makes that many images on the path from one latent to another, for a
@@ -19,18 +19,19 @@ Output:
 """
 
 import argparse
+import contextlib
 import math
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 
 from tfgan_mnist import cli, files, runs
-from tfgan_mnist.data import pictures, pixels
+from tfgan_mnist.data import class_names, pictures, pixels
 from tfgan_mnist.errors import UserError
-from tfgan_mnist.exports import card, versions
+from tfgan_mnist.exports import card, saved_model, versions
 from tfgan_mnist.models import latents
 
 NUM = 100
@@ -51,6 +52,8 @@ class Source(NamedTuple):
     num_classes: int | None  # None: not conditional, or not known
     # latents (B, Z) float32, labels (B,) int32 or None -> images (B, H, W, C) float32 in [-1, 1]
     sample: Callable[[np.ndarray, np.ndarray | None], np.ndarray]
+    quality: str = ""  # of an export, for the screen
+    class_names: Sequence[str] = ()  # by label; empty where they are the numbers
 
 
 class Plan(NamedTuple):
@@ -70,13 +73,14 @@ def from_run(run: Path) -> Source:
     Raises:
       UserError: not a run folder, or no readable checkpoint in it.
     """
-    runs.read(run)  # before TensorFlow's slow start
+    _, facts = runs.read(run)  # before TensorFlow's slow start
     cli.start_tensorflow()
     from tfgan_mnist.training import checkpoints
 
     _, model = checkpoints.restore_run(run)
-    name = runs.name_of(run, model.steps_done)
-    return Source(name, model.latent_dim, bool(model.num_classes), model.num_classes, model.sample)
+    name, classes = runs.name_of(run, model.steps_done), model.num_classes
+    names = facts.class_names
+    return Source(name, model.latent_dim, bool(classes), classes, model.sample, class_names=names)
 
 
 def from_saved_model(path: Path) -> Source:
@@ -92,15 +96,9 @@ def from_saved_model(path: Path) -> Source:
     cli.start_tensorflow()
     import tensorflow as tf
 
-    try:
-        loaded = tf.saved_model.load(str(folder))
-        _, inputs = loaded.signatures["serving_default"].structured_input_signature
-        latent_dim = inputs["latents"].shape[-1]
-    except Exception as error:  # a damaged file raises errors of many types
-        reason = str(error).strip().partition("\n")[0]
-        raise UserError(
-            f"{folder}: expected an export of tfgan_mnist; received: {reason}"
-        ) from error
+    loaded = saved_model.load(folder)
+    _, inputs = loaded.signatures["serving_default"].structured_input_signature
+    latent_dim = inputs["latents"].shape[-1]
 
     def sample(latents, labels):
         given = {"latents": latents} if labels is None else {"latents": latents, "labels": labels}
@@ -115,12 +113,13 @@ def from_saved_model(path: Path) -> Source:
             raise UserError(f"{folder}: {refused[1]}") from error
         return outputs["images"].numpy() * 2.0 - 1.0
 
-    try:
-        num_classes = card.read(folder)["num_classes"]
-    except UserError:  # the model works without its card
-        num_classes = None
+    described: dict[str, Any] = {}
+    with contextlib.suppress(UserError):  # the model works without its card
+        described = card.read(folder)
+    classes, names = described.get("num_classes"), described.get("class_names", ())
+    quality = card.describe_quality(described)
     name = f"export {'/'.join(folder.resolve().parts[-2:])}"
-    return Source(name, latent_dim, "labels" in inputs, num_classes, sample)
+    return Source(name, latent_dim, "labels" in inputs, classes, sample, quality, names)
 
 
 # What is made
@@ -182,10 +181,6 @@ def _classes(source: Source, labels: list[int] | None) -> np.ndarray | None:
         if source.num_classes is None:
             raise UserError(f"--labels: expected some, since there is no {card.CARD} with classes")
         return np.arange(source.num_classes, dtype=np.int32)
-    end = source.num_classes or 2**31
-    wrong = [label for label in labels if not 0 <= label < end]
-    if wrong:
-        raise UserError(f"--labels: expected 0..{end - 1}; received {wrong[0]}")
     return np.array(labels, np.int32)
 
 
@@ -217,8 +212,8 @@ def write_arrays(path: Path, images: np.ndarray, plan: Plan) -> None:
     arrays: dict[str, Any] = {"images": images}
     if plan.labels is not None:
         arrays["labels"] = plan.labels
-    with files.write_atomically(path) as partial:
-        np.savez_compressed(partial, **arrays)
+    with files.write_atomically(path) as partial, open(partial, "wb") as stream:
+        np.savez_compressed(stream, **arrays)  # to a name NumPy would add ".npz" to ".NPZ"
 
 
 def write_folder(path: Path, images: np.ndarray, plan: Plan) -> None:
@@ -295,8 +290,12 @@ def main(arguments) -> None:
         source = from_run(Path(arguments.run))
     else:
         source = from_saved_model(Path(arguments.saved_model))
-    num = generate(source, output, arguments.num, arguments.labels, arguments.seed, steps)
-    print(f"Wrote {num:,} images to {arguments.output}")
+    labels = None
+    if arguments.labels is not None:
+        labels = class_names.parse(arguments.labels, source.class_names, source.num_classes)
+    num = generate(source, output, arguments.num, labels, arguments.seed, steps)
+    quality = f" ({source.quality})" if source.quality else ""
+    print(f"Wrote {num:,} images of {source.name}{quality} to {arguments.output}")
 
 
 def parser() -> cli.Parser:
@@ -311,7 +310,7 @@ def parser() -> cli.Parser:
     )
     parser.add_argument("--num", type=_integer(1), metavar="N", help=f"images (default: {NUM})")
     parser.add_argument(
-        "--labels", type=_integers, metavar="N,N", help="classes, such as 2,0,2,6 (default: all)"
+        "--labels", metavar="N,N", help="classes, such as 2,0,2,6 or trouser,coat (default: all)"
     )
     parser.add_argument(
         "--seed", type=_integer(0), default=0, metavar="N", help="of the latents (default: 0)"
@@ -335,15 +334,6 @@ def _integer(at_least: int) -> Callable[[str], int]:
         return int(text)
 
     return parse
-
-
-def _integers(text: str) -> list[int]:
-    try:
-        return [int(item) for item in text.split(",")]
-    except ValueError as error:
-        raise argparse.ArgumentTypeError(
-            f"expected integers like 2,0,2,6; received {text!r}"
-        ) from error
 
 
 if __name__ == "__main__":

@@ -7,16 +7,17 @@ samples/         epoch_000.png (before training), epoch_001.png, ...
 samples.gif      the same over time
 curves.png       log and evaluations as a picture
 checkpoints/     the newest, which `--resume` continues from, and that of the best evaluation
+models/          with --keep_every: epoch_005.keras, epoch_010.keras, ...
 metrics.json     on the test images: the discriminator, and under "samples" the generator
 report.png       the pictures to "samples"
 exported         the path of the export, written last
+export/          the export itself, where it would have hidden a better one
 """
 
 import contextlib
 import csv
 import dataclasses
 import errno
-import fcntl
 import importlib.metadata
 import io
 import json
@@ -36,20 +37,23 @@ CONFIG = "config.json"
 LOG = "log.csv"
 EVALUATIONS = "evaluations.csv"
 SAMPLES = "samples"
+MODELS = "models"
 GIF = "samples.gif"
 CURVES = "curves.png"
 METRICS = "metrics.json"
 REPORT = "report.png"
 EXPORTED = "exported"
+EXPORT = "export"
 
 
 class DataFacts(NamedTuple):
     """What a run needs to know of its data when the data are not there."""
 
     image_shape: tuple[int, int, int]
-    num_classes: int
+    num_classes: int  # 0: without labels
     num_images: int  # training images
     fingerprint: str = ""  # of all images and labels; older runs have none
+    class_names: tuple[str, ...] = ()  # by label; empty where they are the numbers, or no classes
 
 
 def create(
@@ -106,8 +110,9 @@ def read(path: str | Path) -> tuple[Config, DataFacts]:
         description = files.read_json(file)
         facts = DataFacts(**description["data"])
         height, width, channels = facts.image_shape
-        facts = facts._replace(image_shape=(height, width, channels))
-        numbers = (height, width, channels, facts.num_classes, facts.num_images)
+        names = tuple(map(str, facts.class_names))
+        facts = facts._replace(image_shape=(height, width, channels), class_names=names)
+        numbers = (height, width, channels, facts.num_classes + 1, facts.num_images)
         if any(type(number) is not int or number < 1 for number in numbers):
             raise ValueError(f"invalid dataset shape {numbers}")
         config = configuration.from_saved(description["config"])
@@ -227,6 +232,8 @@ def locked(path: Path) -> Iterator[None]:
 
     The operating system releases the lock with the process, however it ends.
     """
+    import fcntl  # not on Windows, where the rest of this module is of use
+
     with open(path / ".lock", "w") as stream:
         try:
             fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)

@@ -9,8 +9,10 @@ another is given; TensorFlow Serving has none then.
 
 import logging
 import signal
+import sys
 import threading
 from typing import TYPE_CHECKING
+from urllib.parse import quote
 
 from tfgan_mnist import cli
 from tfgan_mnist.errors import UserError
@@ -46,11 +48,14 @@ def main(arguments) -> None:
     cli.start_tensorflow()
     with start(config) as server:
         if server.rest_url:
-            print(f"REST: {server.rest_url}/v1/models/", flush=True)
+            print(f"page: {server.rest_url}/", flush=True)
         if server.grpc_address:
             print(f"gRPC: {server.grpc_address}", flush=True)
-        for model in server.models:
-            print(f"model: {model.name}", flush=True)
+        for model in server.models.values():
+            path = f"/v1/models/{quote(model.name)}"
+            where = f", {server.rest_url}{path}" if server.rest_url else ""
+            print(f"model: {model.name}{where if model.versions else ', no version yet'}")
+        sys.stdout.flush()
         stopped.wait()
     print("Stopped; pending requests were completed", flush=True)
 

@@ -6,7 +6,7 @@ import importlib.util
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from tfgan_mnist import cli, runs
+from tfgan_mnist import cli, flags, runs
 from tfgan_mnist import config as configuration
 from tfgan_mnist.config import Config
 from tfgan_mnist.errors import UserError
@@ -17,7 +17,7 @@ if TYPE_CHECKING:  # flags are checked before TensorFlow starts
     from tfgan_mnist.training.distribution import DistributionContext
 
 # These may differ between workers: each reads its own data, and only the chief writes.
-OWN_TO_WORKERS = (*configuration.PLACES, "tensorboard")
+OWN_TO_WORKERS = (*configuration.PLACES, "keep_every", "tensorboard")
 MAX_SECONDS = 10_000_000  # a third of a year; timers have a limit
 
 
@@ -46,14 +46,15 @@ def train(
     cli.start_tensorflow()
     from tfgan_mnist.training import distribution, evaluation_callback, finish, fit, runtime
 
-    runtime.configure(config.seed, config.precision)
-    context = distribution.start(strategy, wait_seconds)
     with contextlib.ExitStack() as stack:
+        stack.enter_context(runtime.restored())
+        runtime.configure(config.seed, config.precision)
+        context = distribution.start(strategy, wait_seconds)
         stack.enter_context(distribution.together(context))
 
         # Load the data, and hold out training images for evaluations.
         image_data, facts = _load_data(config)
-        images, held_out = _hold_out(image_data.train, config)
+        images, held_out = _hold_out(image_data, config)
 
         # Resolve what the configuration leaves to the data and the machine.
         config = _resolve(config, facts, images, context)
@@ -74,7 +75,7 @@ def train(
 
         # Train.
         if run and classifier and len(held_out.images):
-            evaluation = evaluation_callback.Evaluation(
+            evaluation = evaluation_callback.RunEvaluation(
                 run, classifier, held_out, config.epochs_per_evaluation, config.epochs
             )
         fit.train_epochs(model, images, config, context, run, evaluation)
@@ -99,23 +100,33 @@ def _load_data(config: Config) -> tuple["ImageData", runs.DataFacts]:
         config.dataset,
         config.data_dir or None,
         config.manual_dir or None,
-        config.image_size,
+        config.image_size or None,
         config.channels or None,
+        config.background,
+        config.skip_broken,
     )
-    num_images, height, width, channels = image_data.train.images.shape
-    shape = (height, width, channels)
+    if config.model == "cdcgan" and not image_data.num_classes:
+        raise UserError(
+            f"cdcgan: expected pictures with labels: a folder of pictures for each class, or an "
+            f".npz file with labels; {config.dataset} has none. dcgan and gan need none."
+        )
     return image_data, runs.DataFacts(
-        shape, image_data.num_classes, num_images, image_data.fingerprint
+        image_data.image_shape,
+        image_data.num_classes,
+        len(image_data.train.images),
+        image_data.fingerprint,
+        image_data.telling_class_names,
     )
 
 
-def _hold_out(images: "Split", config: Config) -> tuple["Split", "Split"]:
+def _hold_out(image_data: "ImageData", config: Config) -> tuple["Split", "Split"]:
     """The images to train on, and those of evaluations, which may lack a classifier."""
     from tfgan_mnist.data import order
     from tfgan_mnist.training import evaluation_callback
 
-    num = evaluation_callback.num_held_out(len(images.images))
-    return order.hold_out(images, num if config.epochs_per_evaluation else 0)
+    num = evaluation_callback.num_held_out(len(image_data.train.images))
+    evaluated = config.epochs_per_evaluation and image_data.num_classes
+    return order.hold_out(image_data.train, num if evaluated else 0)
 
 
 def _resolve(
@@ -126,15 +137,29 @@ def _resolve(
     Raises:
       UserError: it does not fit the devices, or the workers do not agree.
     """
+    from tfgan_mnist import data
     from tfgan_mnist.data import order
+    from tfgan_mnist.models import augment
     from tfgan_mnist.training import distribution, runtime
 
+    replicas = context.num_replicas
+    largest = len(images.images) // config.discriminator_steps // replicas * replicas
+    if 0 < largest < config.batch_size:
+        if context.is_chief:
+            print(
+                f"batch_size: {largest:,} instead of {config.batch_size:,}, as there are "
+                f"{len(images.images):,} training images"
+            )
+        config = dataclasses.replace(config, batch_size=largest)
     distribution.check_config(context, config)
     full_pass = order.steps_per_epoch(images, config.images_per_step)
     config = dataclasses.replace(
         config,
+        dataset=data.canonical(config.dataset),
+        image_size=facts.image_shape[0],
         channels=facts.image_shape[-1],
         steps_per_epoch=config.steps_per_epoch or full_pass,
+        augment=augment.choose(config.augment, len(images.images)),
         precision=runtime.resolve_precision(config.precision),
     )
     shared = dataclasses.asdict(config) | dict.fromkeys(OWN_TO_WORKERS)
@@ -150,15 +175,15 @@ def main(arguments) -> None:
         )
     if arguments.run and arguments.resume:
         raise UserError("--run and --resume: expected one of them; --run resumes as well")
-    flags = configuration.explicit_flags(arguments)
+    explicit = flags.explicit(arguments)
     run, saved = None, None
     if arguments.resume:
         run = Path(arguments.resume)
         saved = runs.read(run)
-        config = configuration.resolve(flags, arguments.config, base=saved[0])
+        config = configuration.resolve(explicit, arguments.config, base=saved[0])
         resume.expect_same_config(run, saved[0], config)
     else:
-        config = configuration.resolve(flags, arguments.config)
+        config = configuration.resolve(explicit, arguments.config)
         if arguments.run:
             run = Path(arguments.run)
             saved = runs.read(run) if (run / runs.CONFIG).exists() else None
@@ -172,31 +197,33 @@ def main(arguments) -> None:
 
 def parser() -> cli.Parser:
     """The flags: a few of the command's own, and one for every field of the configuration."""
-    parser = cli.Parser("train", __doc__)
-    parser.add_argument("--config", metavar="FILE", help="TOML file with some of the values below")
-    parser.add_argument("--resume", metavar="RUN", help="go on with the run in this folder")
-    parser.add_argument(
+    parser = cli.Parser("train", __doc__, flags.ALSO_CALLED)
+    first = parser.add_argument_group("used most")
+    first.add_argument("--config", metavar="FILE", help="TOML file with some of the values below")
+    first.add_argument("--resume", metavar="RUN", help="go on with the run in this folder")
+    first.add_argument(
         "--run",
         metavar="RUN",
         help="folder to train in: begins a run there, or goes on with it; the command to repeat "
         "after a failure (default: a numbered folder under run_root)",
     )
-    parser.add_argument(
+    first.add_argument("--dry_run", action="store_true", help="show the configuration and stop")
+    flags.add(parser, first)
+    devices = parser.add_argument_group("devices")
+    devices.add_argument(
         "--strategy",
         choices=cluster.STRATEGIES,
         default="auto",
         help="where to train; auto: on the workers that TF_CONFIG or SLURM names, else on all GPUs "
         "here, else on one device (default: %(default)s)",
     )
-    parser.add_argument(
+    devices.add_argument(
         "--wait_seconds",
         type=float,
         default=cluster.WAIT_SECONDS,
         metavar="FLOAT",
         help="how long to wait for other workers (default: %(default)g)",
     )
-    parser.add_argument("--dry_run", action="store_true", help="show the configuration and stop")
-    configuration.add_flags(parser)
     return parser
 
 

@@ -155,6 +155,7 @@ def _of_paths(model: str, base: str, good: bytes) -> list[Case]:
         ("U11", "PUT", base), ("U11", "DELETE", base), ("U11", "PATCH", base),
         ("U13", "POST", f"{base}:predict?x=1"), ("U13", "GET", f"{base}/"),
     ]  # fmt: skip
+    encoded = f"/v1/models/%{ord(model[0]):x}{model[1:]}"
     bodies = {"POST": good, "PUT": b"{}", "PATCH": b"{}"}
     origin, zipped = (("Origin", "http://localhost"),), (("Content-Encoding", "gzip"),)
     return [
@@ -173,6 +174,9 @@ def _of_paths(model: str, base: str, good: bytes) -> list[Case]:
         Case("U11 HEAD", "HEAD", base, None, 400, None),
         Case("U12 outside", "GET", "/healthz", None, 404, None),
         Case("U15 case", "POST", f"/V1/MODELS/{model}:predict", good, 200, _pngs(1)),
+        Case("U17 percent-encoded", "POST", f"{encoded}:predict", good, 200, _pngs(1)),
+        Case("U18 version beyond int64", "POST", f"{base}/versions/{2**64 - 1}:regress", good, 400,
+             "Failed to convert version"),
         Case("U16 gzip", "POST", f"{base}:predict", gzip.compress(good), 200, _pngs(1), zipped),
         Case("CORS preflight", "OPTIONS", f"{base}:predict", None, 200, None, origin),
         Case("CORS without origin", "OPTIONS", f"{base}:predict", None, 400, None),
@@ -264,9 +268,24 @@ def _of_answers(width: int, label: dict) -> list[tuple]:
         ("P4 columns", {"inputs": columns}, _images("outputs", 3)),
         ("P4 an extra column", {"inputs": columns | {"foo": 1}}, _images("outputs", 3)),
         ("P6 sample", _png(label, 7, 8) | {"signature_name": "sample"}, _images("predictions", 2)),
+        (
+            "P22 rounded or infinite",
+            {"instances": [rows[0] | {"latents": [2**24 + 1] * width}]},
+            _images("predictions", 1),
+        ),
         ("R5 png", _png(label, *range(12)), _pngs(12)),
         ("R5 png columns", {"signature_name": "png", "inputs": seeds}, _pngs(2, "outputs")),
         ("same seed, same image", _png(label, 7, 8, 7), same_seed_same_image),
+    ]
+    good = _json(_png(label))
+    deep = b"[" * 5000 + b"]" * 5000
+    found += [
+        ("R2 -NaN in an unused key", b'{"note": [NaN, -NaN, Inf, -Infinity],' + good[1:], _pngs(1)),
+        ("R3 byte order mark", b"\xef\xbb\xbf" + good, _pngs(1)),
+        ("R3 text after the object", good + b" and more", _pngs(1)),
+        ("R3 the first of equal keys", good[:-1] + b', "instances": 5}', _pngs(1)),
+        ("R3 deep nesting in an unused key", b'{"note": %b, %b' % (deep, good[1:]), _pngs(1)),
+        ("R3 bytes that are not UTF-8", b'{"note": "\xff", ' + good[1:], _pngs(1)),
     ]
     if not label:
         plain = {"signature_name": "png", "instances": [1, 2]}

@@ -245,16 +245,23 @@ class Kills:
 
     Args:
       work: a folder of their own.
-      prepared: a data_dir with MNIST in it.
+      prepared: a data_dir with MNIST in it; None: each run prepares it in a folder of its own,
+        except the reference, so that runs with and without prepared data are compared.
       recipe: flags over `RECIPE`.
       chance: draws the moments.
       found: the results are added to it.
     """
 
-    def __init__(self, work: Path, prepared: Path, recipe, chance: random.Random, found: Found):
+    def __init__(
+        self, work: Path, prepared: Path | None, recipe, chance: random.Random, found: Found
+    ):
         self.work, self.recipe, self.chance, self.found = work, recipe, chance, found
-        small_mnist.write(work / "data", prepared)
-        self.reference = self.place("reference")
+        self.preparing = prepared is None
+        if prepared:
+            small_mnist.write(work / "data", prepared)
+        else:
+            prepared_mnist(str(work / "data"))
+        self.reference = self.place("reference", preparing=False)
         began = time.monotonic()
         life = Life(self.reference, EPOCHS, STEPS, action="count")
         if life.end() != 0:
@@ -262,9 +269,10 @@ class Kills:
         self.seconds = time.monotonic() - began
         self.changes = int((self.reference.root / "changes").read_text())
 
-    def place(self, name: str) -> Place:
+    def place(self, name: str, preparing: bool) -> Place:
         root = self.work / name
-        return Place(root, self.work / "data", root / "tmp", self.recipe)
+        data = root / "data" if preparing else self.work / "data"
+        return Place(root, data, root / "tmp", self.recipe)
 
     def start(self, place: Place, moment: str | None) -> Life:
         """One start of the command, ended; killed in `moment`, unless it ended before."""
@@ -290,7 +298,7 @@ class Kills:
     def run(self, moments: list[str | None]) -> None:
         """Begins a run and kills it in these moments, or until it ends before one of them."""
         self.found.runs += 1
-        place = self.place(f"{self.found.runs:03d}")
+        place = self.place(f"{self.found.runs:03d}", self.preparing)
         broken = len(self.found.broken)
         for moment in [*moments, None]:
             life = self.start(place, moment)
@@ -339,11 +347,12 @@ def main() -> int:
     prepared = prepared_mnist(arguments.data_dir)
     found, chance = Found(), random.Random(arguments.seed)
     killers = [
-        Kills(work / name, prepared, recipe, chance, found)
-        for name, recipe in (("evaluated", EVALUATED), ("plain", PLAIN))
+        Kills(work / "evaluated", prepared, EVALUATED, chance, found),
+        Kills(work / "plain", prepared, PLAIN, chance, found),
+        Kills(work / "unprepared", None, PLAIN, chance, found),
     ]
     while (left := arguments.kills - found.kills.total()) > 0 and not found.broken:
-        killer = killers[found.runs % 2]
+        killer = killers[found.runs % len(killers)]
         killer.run([chance.choice(MOMENTS) for _ in range(min(left, 10))])
         if arguments.output:
             arguments.output.write_text(f"{found}\n")

@@ -1,5 +1,7 @@
 """The order in which images are trained on, a function of (seed, step) alone."""
 
+import math
+
 import numpy as np
 import tensorflow as tf
 
@@ -7,15 +9,30 @@ from tfgan_mnist.data.datasets import Split
 from tfgan_mnist.data.pixels import to_float
 from tfgan_mnist.errors import UserError
 
+ALIGNMENT = 64  # bytes
+
 
 def hold_out(split: Split, num: int) -> tuple[Split, Split]:
-    """A split without `num` images, and these `num`, always the same ones, chosen at random."""
+    """A split without `num` images, and these `num`, always the same ones, as if at random."""
+    if not num or isinstance(split.images, np.memmap):
+        # One's own pictures lie in a random order already, and may be too many for a copy.
+        return Split(split.images[num:], split.labels[num:]), Split(*(p[:num] for p in split))
     held_out = np.zeros(len(split.images), bool)
     held_out[np.random.default_rng(0).permutation(len(held_out))[:num]] = True
     return (
-        Split(split.images[~held_out], split.labels[~held_out]),
+        Split(_aligned(split.images, ~held_out), split.labels[~held_out]),
         Split(split.images[held_out], split.labels[held_out]),
     )
+
+
+def _aligned(images: np.ndarray, chosen: np.ndarray) -> np.ndarray:
+    """A copy of the chosen images, uint8, where TensorFlow can share it: at a multiple of 64."""
+    shape = (int(chosen.sum()), *images.shape[1:])
+    memory = np.empty(math.prod(shape) + ALIGNMENT, np.uint8)
+    first = -memory.ctypes.data % ALIGNMENT
+    copy = memory[first : first + math.prod(shape)].reshape(shape)
+    # "clip", as the default mode makes another copy first.
+    return np.take(images, np.flatnonzero(chosen), axis=0, out=copy, mode="clip")
 
 
 def steps_per_epoch(split: Split, batch_size: int) -> int:
@@ -30,6 +47,14 @@ def steps_per_epoch(split: Split, batch_size: int) -> int:
             f"received {batch_size:,}"
         )
     return len(split.images) // batch_size
+
+
+def _shared(images: np.ndarray) -> tf.Tensor:
+    """A tensor that shares the array's memory: `tf.constant` takes twice as much beside it."""
+    flags = images.flags
+    if images.ctypes.data % ALIGNMENT or not (flags.c_contiguous and flags.writeable):
+        images = _aligned(images, np.ones(len(images), bool))
+    return tf.experimental.dlpack.from_dlpack(images.__dlpack__())
 
 
 def batches(
@@ -66,7 +91,7 @@ def batches(
     first_epoch, skipped = divmod(first_step, steps)
     # Tensors, as NumPy arrays would be copied into the pipeline's graph. On the CPU, where it runs.
     with tf.device("CPU"):
-        images, labels = tf.constant(split.images), tf.constant(split.labels)
+        images, labels = _shared(split.images), tf.constant(split.labels)
 
     def indices(epoch):
         # Not `index_shuffle`, whose permutations are visibly regular. The seed's complement keeps

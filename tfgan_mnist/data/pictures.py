@@ -21,7 +21,7 @@ GIF_GRAY_LEVELS = 32  # an error of 4 in 255 is not seen, and files are a third 
 def png_bytes(image: np.ndarray) -> bytes:
     """The PNG file of one image, uint8 (H, W, C)."""
     stream = io.BytesIO()
-    _picture(image).save(stream, format="PNG")
+    to_picture(image).save(stream, format="PNG")
     return stream.getvalue()
 
 
@@ -77,7 +77,7 @@ def read(path: str | os.PathLike) -> np.ndarray:
         raise UserError(f"expected an .npz file, a picture or a folder of pictures: no {path}")
     if path.is_dir():
         return _read_folder(path)
-    if path.suffix == ".npz":
+    if path.suffix.lower() == ".npz":
         return _read_npz(path)
     return _read_picture(path)[None]
 
@@ -149,7 +149,7 @@ def _read_npz(path: Path) -> np.ndarray:
     return images
 
 
-def _picture(image: np.ndarray) -> Image.Image:
+def to_picture(image: np.ndarray) -> Image.Image:
     """uint8 (H, W, C) -> Pillow's gray or RGB image."""
     check_images(image, rank=3)
     return Image.fromarray(image[..., 0] if image.shape[-1] == 1 else image)
@@ -157,7 +157,7 @@ def _picture(image: np.ndarray) -> Image.Image:
 
 def _gif_frame(frame: np.ndarray) -> Image.Image:
     """A frame with its palette: GIF has no others."""
-    picture = _picture(frame)
+    picture = to_picture(frame)
     if picture.mode == "RGB":
         return picture.quantize(256)
     # All gray frames share one short palette, which compresses better than one chosen per frame.

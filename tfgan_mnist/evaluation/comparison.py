@@ -126,7 +126,7 @@ def write(groups: Groups, folder: Path) -> None:
     with files.write_atomically(folder / PICTURE) as partial:
         figure.savefig(partial, dpi=100)
     with files.write_atomically(folder / TABLE) as partial:
-        partial.write_text(describe(groups))
+        partial.write_text(describe(groups), encoding="utf-8")
 
 
 def _values(run: EvaluatedRun) -> dict[str, float | None]:

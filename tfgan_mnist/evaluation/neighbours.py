@@ -16,7 +16,7 @@ DENSITY_COVERAGE_K = 5
 
 # Distances are computed in blocks of at most this many: 64 MiB of float32.
 BLOCK_ELEMENTS = 2**24
-REFERENCES_AT_ONCE = 10_000
+REFERENCE_ELEMENTS = 10_000 * 28 * 28  # of references at a time, float32
 
 
 class Manifold(NamedTuple):
@@ -97,8 +97,9 @@ def nearest_images(
     indices = np.zeros(len(x), np.int64)
     smallest = np.full(len(x), np.inf, np.float32)
     # In parts, since a training set takes four times its memory in float32.
-    for start in range(0, len(references), REFERENCES_AT_ONCE):
-        part = flat(references[start : start + REFERENCES_AT_ONCE])
+    at_once = max(1, REFERENCE_ELEMENTS // x.shape[1])
+    for start in range(0, len(references), at_once):
+        part = flat(references[start : start + at_once])
         for rows, squared in _squared_distances(x, part):
             nearest = squared.argmin(axis=1)
             value = squared[np.arange(len(nearest)), nearest]

@@ -23,6 +23,7 @@ if TYPE_CHECKING:  # commands check their flags before they import TensorFlow
 
 NUM = 10_000
 MIN_SAMPLES = 1000  # KID takes subsets of this size, and FID of fewer is mostly bias
+MIN_REAL = 250  # real images: about twice as many as the classifier has features
 NEAREST = 1000  # samples whose nearest training image is searched for: 2 s for MNIST
 BASELINE_SEED = 0  # of the random choice of real images
 QUANTILES = (0.0, 0.01, 0.1, 0.5, 0.9, 0.99, 1.0)
@@ -51,6 +52,16 @@ def check_num(what: str, num: int) -> None:
         raise UserError(f"{what}: expected at least {MIN_SAMPLES:,} images; received {num:,}")
 
 
+def check_classes(classifier: "AnyClassifier", data_set: "ImageData") -> None:
+    """Raises UserError when a classifier was trained on other classes: pictures may change."""
+    if classifier.num_classes != data_set.num_classes:
+        raise UserError(
+            f"{data_set.name} has {data_set.num_classes} classes now, and its classifier "
+            f"{classifier.version} has {classifier.num_classes}. Train one anew with python -m "
+            "tfgan_mnist.train_classifier"
+        )
+
+
 def compute_reference(classifier: "AnyClassifier", images: np.ndarray) -> Reference:
     """Real images uint8 (M, H, W, C), M >= 6 -> a reference without a baseline."""
     features, logits = classifier.features_and_logits(images)
@@ -73,7 +84,7 @@ def quick_scores(features: np.ndarray, logits: np.ndarray, real: Reference) -> d
 def scores(features: np.ndarray, logits: np.ndarray, real: Reference) -> dict[str, float]:
     """All metrics of features (N, d) and logits (N, K), N >= MIN_SAMPLES."""
     of_real = real.manifold.features
-    subset = min(MIN_SAMPLES, len(of_real))
+    subset = min(MIN_SAMPLES, len(of_real), len(features))
     return quick_scores(features, logits, real) | {
         "kid": metrics.kernel_distance(of_real, features, subset_size=subset),
         "classifier_score": metrics.classifier_score(logits),
@@ -142,7 +153,13 @@ def evaluate(
     start = time.monotonic()
     check_num("samples", len(pixels))
     train, test = data_set.train, data_set.test
-    check_num(f"{data_set.name}, the smaller split", min(len(train.images), len(test.images)))
+    fewest = min(len(train.images), len(test.images))
+    if fewest < MIN_REAL:
+        raise UserError(
+            f"{data_set.name}, the smaller split: expected at least {MIN_REAL:,} images to compare "
+            f"samples with; received {fewest:,}"
+        )
+    check_classes(classifier, data_set)
     # Files of samples are often sorted by class, and some metrics take the first ones only.
     order = np.random.default_rng(0).permutation(len(pixels))
     pixels = pixels[order]
@@ -178,6 +195,7 @@ def evaluate(
         "floor": {key: real.baseline[key] for key in values},
         "class_histogram": _predicted_classes(logits).tolist(),
         "real_class_histogram": real.histogram.tolist(),
+        "class_names": list(data_set.telling_class_names),
         "nearest_quantiles": {
             "quantiles": list(QUANTILES),
             "samples": np.quantile(distances, QUANTILES).round(3).tolist(),

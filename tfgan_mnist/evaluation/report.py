@@ -1,5 +1,6 @@
 """An evaluation as a table for the screen and as a page of pictures."""
 
+import textwrap
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -10,6 +11,7 @@ from tfgan_mnist.data import pixels
 from tfgan_mnist.evaluation import metrics
 
 MAX_CLASSES_SHOWN = 20  # side by side on the screen
+WIDTH = 80  # characters
 
 # Key in metrics.json, name in the table, and which values are good.
 TABLE = (
@@ -27,6 +29,10 @@ TABLE = (
     ("nearest_training_image", "nearest training image, median", "like real"),
 )
 REAL = "Real: the same metric on real images."
+BELOW_REAL = (
+    "An FID below that of real images does not mean better than real: with few images both are "
+    "mostly sampling error, of which samples with equally many of each class have less."
+)
 
 
 class Evaluation(NamedTuple):
@@ -44,12 +50,15 @@ class Evaluation(NamedTuple):
 
 def describe(results: dict[str, Any]) -> str:
     """The table for the screen."""
-    lines = [
+    heading = (
         f"{results['source']}: {results['generated']:,} samples, {results['real']:,} "
         f"{results['split']} images of {results['dataset']}, seed {results['seed']}, "
-        f"{results['seconds']} s",
-        f"{results['pixel_range']}; classifier {results['classifier']}; nearest training images of "
-        f"{results['nearest_of']:,} samples, L2 over pixels in [0, 1]. {REAL}",
+        f"{results['seconds']} s; {results['pixel_range']}; classifier {results['classifier']}; "
+        f"nearest training images of {results['nearest_of']:,} samples, L2 over pixels in [0, 1]. "
+        f"{REAL}"
+    )
+    lines = [
+        *textwrap.wrap(heading, WIDTH),
         "",
         f"{'metric':32}{'samples':>12}{'real':>12}  better",
     ]
@@ -58,13 +67,23 @@ def describe(results: dict[str, Any]) -> str:
             values = (results["scores"][key], results["floor"][key])
             cells = (f"{'inf' if value is None else f'{value:.4g}':>12}" for value in values)
             lines.append(f"{name:32}{''.join(cells)}  {better}")
+    if results["scores"]["fid"] < results["floor"]["fid"]:
+        lines += ["", *textwrap.wrap(BELOW_REAL, WIDTH)]
     histograms = {"samples": results["class_histogram"], "real": results["real_class_histogram"]}
     if len(histograms["real"]) <= MAX_CLASSES_SHOWN:
-        lines += ["", "class     " + "".join(f"{k:7}" for k in range(len(histograms["real"])))]
+        names = class_names(results)
+        width = min(max(7, *(len(name) + 2 for name in names)), 14)
+        names = [name if len(name) < width else f"{name[: width - 3]}.." for name in names]
+        lines += ["", "class     " + "".join(f"{name:>{width}}" for name in names)]
         for name, counts in histograms.items():
-            shares = "".join(f"{count / sum(counts):7.1%}" for count in counts)
+            shares = "".join(f"{count / sum(counts):{width}.1%}" for count in counts)
             lines.append(f"{name:10}{shares}")
     return "\n".join(lines) + "\n"
+
+
+def class_names(results: dict[str, Any]) -> list[str]:
+    """The names of the classes, where results have none their numbers."""
+    return results.get("class_names") or [str(k) for k in range(len(results["class_histogram"]))]
 
 
 def draw(path: Path, found: Evaluation) -> None:
@@ -100,6 +119,8 @@ def draw(path: Path, found: Evaluation) -> None:
         classes.stairs(share, np.arange(len(share) + 1) - 0.5, label=name, fill=name == "real")
     classes.set(title="classes predicted by the classifier", xlabel="class", ylabel="fraction")
     classes.legend(loc="lower right")
+    if found.results.get("class_names") and len(share) <= MAX_CLASSES_SHOWN:
+        classes.set_xticks(range(len(share)), class_names(found.results), rotation=30, ha="right")
 
     longest = max(found.distances.max(), found.real_distances.max())
     for name, some in (("real test images", found.real_distances), ("samples", found.distances)):

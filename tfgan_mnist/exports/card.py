@@ -10,6 +10,7 @@ from tfgan_mnist import __version__, files, runs
 from tfgan_mnist.errors import UserError
 
 CARD = "model_card.json"
+WORSE = 2.0  # times the FID; seeds of a recipe differ by a tenth
 MAX_SIZE = 2**20  # of any number that a card gives for a shape
 
 
@@ -51,9 +52,40 @@ def describe_run(run: Path) -> dict[str, Any]:
       UserError: not a run folder.
     """
     config, facts = runs.read(run)
-    card = {"config": config.without_places(), "data": facts._asdict()}
+    data = facts._asdict()
+    names = data.pop("class_names")
+    card = {"config": config.without_places(), "data": data}
+    card |= {"class_names": names} if names else {}
     metrics = runs.read_metrics(run)
     return card | ({"metrics": metrics} if metrics else {})
+
+
+def fid_of(card: dict[str, Any]) -> float | None:
+    """The FID on the test images that a card tells, None where it tells none."""
+    fid = card.get("metrics", {}).get("samples", {}).get("scores", {}).get("fid")
+    return fid if isinstance(fid, (int, float)) else None
+
+
+def dataset_of(card: dict[str, Any]) -> str:
+    """The data set that an export was trained on, "" where its card does not tell."""
+    return card.get("config", {}).get("dataset", "")
+
+
+def describe_quality(card: dict[str, Any]) -> str:
+    """The FID for a reader: "FID 0.56 on mnist", or that it is not known."""
+    fid = fid_of(card)
+    return f"FID {fid:.3g} on {dataset_of(card)}" if fid is not None else "FID not known"
+
+
+def is_worse(card: dict[str, Any], other: dict[str, Any]) -> bool:
+    """Whether an export is known to be worse than another one, of the same data set.
+
+    It is where its FID is more than `WORSE` times as high, or is not known when the other's is.
+    """
+    fid, than = fid_of(card), fid_of(other)
+    if than is None or dataset_of(card) != dataset_of(other):
+        return False
+    return fid is None or fid > WORSE * than
 
 
 def read(version: Path) -> dict[str, Any]:

@@ -120,6 +120,29 @@ def _write(model, folder: Path, card: dict[str, Any]) -> None:
     (folder / CARD).write_text(json.dumps(card, indent=2) + "\n")
 
 
+def load(version: Path):
+    """The SavedModel of a version, loaded by `tf.saved_model.load`.
+
+    A SavedModel is code: load only those you trust.
+
+    Raises:
+      UserError: it is damaged, or has not our signature.
+    """
+    import tensorflow as tf
+
+    try:
+        with files.literal(version) as folder:
+            loaded = tf.saved_model.load(str(folder))
+        _, inputs = loaded.signatures["serving_default"].structured_input_signature
+        _ = inputs["latents"]
+    except Exception as error:  # a damaged file raises errors of many types
+        reason = str(error).strip().partition("\n")[0]
+        raise UserError(
+            f"{version}: expected an export of tfgan_mnist; received: {reason}"
+        ) from error
+    return loaded
+
+
 def in_float32(model):
     """A copy of a `GAN` that generates in float32, on the CPU.
 

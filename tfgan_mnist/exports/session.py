@@ -13,6 +13,7 @@ import numpy as np
 import tensorflow as tf
 from tensorflow.core.protobuf import error_codes_pb2
 
+from tfgan_mnist import files
 from tfgan_mnist.exports.request_errors import RequestError, invalid
 
 MAX_MESSAGE = 1000  # characters of TensorFlow's, which may hold a whole tensor
@@ -42,9 +43,9 @@ class SavedModel:
         graph = tf.Graph()
         self._session = tf.compat.v1.Session(graph=graph, config=config)
         try:
-            with graph.as_default(), _without_advice():
+            with graph.as_default(), _without_advice(), files.literal(folder) as path:
                 meta_graph = loader.loader.load(
-                    self._session, [loader.tag_constants.SERVING], str(folder)
+                    self._session, [loader.tag_constants.SERVING], str(path)
                 )
         except BaseException:
             self._session.close()
@@ -72,7 +73,7 @@ class SavedModel:
             values = call(*(inputs[name] for name in names))
         except tf.errors.OpError as error:
             raise _request_error(error) from error
-        return dict(zip(outputs, values))
+        return dict(zip(outputs, map(_array, values)))
 
     def _callable(self, signature: str, outputs: tuple[str, ...]) -> tuple[Callable, list[str]]:
         with self._lock:
@@ -149,6 +150,11 @@ def check(wanted: dict[str, Spec], inputs: dict[str, np.ndarray]) -> None:
             raise invalid(
                 f"{name}: expected shape {list(spec.shape)}; received {list(array.shape)}"
             )
+
+
+def _array(value: Any) -> np.ndarray:
+    """What a session returns as an array, which a string without dimensions is not."""
+    return np.array(value, object) if isinstance(value, bytes) else np.asarray(value)
 
 
 @contextlib.contextmanager

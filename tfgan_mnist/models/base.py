@@ -131,11 +131,20 @@ class AdversarialModel(keras.Model):
         return latent_space.draw(num, self.latent_dim, seed)
 
     def sample(self, latents, labels=None) -> np.ndarray:
-        """Images (N, H, W, C) float32 in [-1, 1] of latents (N, Z) and, where used, labels (N,).
+        """Images (N, H, W, C) float32 in [-1, 1].
+
+        Args:
+          latents: (N, Z), or a number N of images, whose latents are `self.latents(N)`.
+          labels: (N,) integers, for conditional models. With a number N the default is each class
+            in turn.
 
         Raises:
           ValueError: latents of another width, or labels missing, in excess or out of range.
         """
+        if isinstance(latents, int):
+            if labels is None and self.num_classes is not None:
+                labels = np.arange(latents) % self.num_classes
+            latents = self.latents(latents)
         latents = np.asarray(latents, np.float32)
         if latents.ndim != 2 or latents.shape[1] != self.latent_dim:
             raise ValueError(
@@ -154,11 +163,14 @@ class AdversarialModel(keras.Model):
 
     def _in_batches(self, function, values, labels) -> np.ndarray:
         labels = inputs.check_labels(labels, len(values), self.num_classes)
-        outputs = []
+        outputs = np.empty(0)
         for first in range(0, max(len(values), 1), INFERENCE_BATCH):
             rows = slice(first, first + INFERENCE_BATCH)
-            outputs.append(function(values[rows], None if labels is None else labels[rows]))
-        return np.concatenate(outputs)
+            some = function(values[rows], None if labels is None else labels[rows]).numpy()
+            if first == 0:  # one array from the beginning: parts would take as much again
+                outputs = np.empty((len(values), *some.shape[1:]), some.dtype)
+            outputs[rows] = some
+        return outputs
 
     @tf.function(reduce_retracing=True)
     def _sample_batch(self, latents, labels):
@@ -193,6 +205,19 @@ class AdversarialModel(keras.Model):
         """`keras.Model.test_on_batch`, on what `fit` takes."""
         inputs.check_values(x, y, self.image_shape, self.num_classes)
         return super().test_on_batch(x, y, *args, **kwargs)
+
+    def save(self, filepath, *args, **kwargs) -> None:
+        """`keras.Model.save`, to a `.keras` file; the older formats know one optimizer only."""
+        if not str(filepath).endswith(".keras"):
+            raise ValueError(f"filepath: expected a name ending in .keras; received {filepath}")
+        super().save(filepath, *args, **kwargs)
+
+    def export(self, filepath, *args, **kwargs) -> None:
+        """`keras.Model.export` of the averaged generator.
+
+        `exports.saved_model.export` writes the signatures that a server needs.
+        """
+        self.averaged_generator.export(filepath, *args, **kwargs)
 
     def get_config(self) -> dict:
         return {

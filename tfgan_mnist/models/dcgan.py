@@ -46,9 +46,10 @@ def sides(image_shape: Sequence[int]) -> list[int]:
 
 def doubling(coarse: int, fine: int, kernel_size: int) -> dict:
     """Arguments of the convolution, plain or transposed, with stride 2 between two sides."""
+    common = {"strides": 2, "data_format": "channels_last"}  # whatever keras.json says
     if fine == 2 * coarse:
-        return {"kernel_size": kernel_size, "strides": 2, "padding": "same"}
-    return {"kernel_size": 3, "strides": 2, "padding": "valid"}  # fine == 2 * coarse + 1
+        return {"kernel_size": kernel_size, "padding": "same"} | common
+    return {"kernel_size": 3, "padding": "valid"} | common  # fine == 2 * coarse + 1
 
 
 def kernel_initializer(stddev: float):
@@ -160,7 +161,7 @@ def convolutional_features(
         options = doubling(coarse, fine, kernel_size)
         # (B, 14, 14, 48), then 7x7x96
         x = hidden(x, Conv2D, width * 2**level, normalise, **options)
-    x = layers.Flatten()(x)
+    x = layers.Flatten(data_format="channels_last")(x)
     if hidden_dense:
         x = hidden(x, layers.Dense, width * 2 ** len(convolutions), batch_norm)  # (B, 192)
     return x

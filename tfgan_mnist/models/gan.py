@@ -8,7 +8,8 @@ from collections.abc import Sequence
 import keras
 import tensorflow as tf
 
-from tfgan_mnist.models import inputs, losses, mlp, networks, optimizers, rules
+from tfgan_mnist.models import augment as augmentation
+from tfgan_mnist.models import draws, inputs, losses, mlp, networks, optimizers, replicas, rules
 from tfgan_mnist.models.base import AdversarialModel, DiscriminatorOutput, number
 from tfgan_mnist.models.optimizers import Adam
 from tfgan_mnist.models.running_means import RunningMeans
@@ -49,18 +50,19 @@ class GAN(AdversarialModel):
         parts = self._split(inputs.as_batch(data, self.image_shape, self.num_classes))
         for part, (reals, labels) in enumerate(parts):
             draw = self.global_step * len(parts) + part
-            latents = self._draw_latents(tf.shape(reals)[0], draw)
+            latents = self._draw_latents(replicas.num_rows(reals), draw)
             with tf.GradientTape() as g_tape:
                 fakes = self.generate(latents, labels, training=True)
             d_logs = self._update_discriminator(reals, tf.stop_gradient(fakes), labels, draw)
         # The last fakes serve both networks: one forward pass of G.
-        g_logs = self._update_generator(g_tape, fakes, reals, labels)
+        g_logs = self._update_generator(g_tape, fakes, reals, labels, draw)
         self._move_average()
         self.global_step.assign_add(1)
         return self._track(d_logs | g_logs)
 
     def _update_discriminator(self, reals, fakes, labels, draw) -> dict:
         """One update of D on images (B, H, W, C) and labels (B,) or None; returns logs."""
+        reals, fakes = self._altered(reals, draw, 0), self._altered(fakes, draw, 1)
         with tf.GradientTape() as tape:
             # Two passes: batch norm must not mix the statistics of real and fake images.
             real = self.discriminate(reals, labels, training=True)
@@ -71,23 +73,24 @@ class GAN(AdversarialModel):
                 + self.class_loss(fake, labels)
                 + self._penalty(reals, fakes, labels, draw)
             )
-            scaled = self.d_optimizer.scale_loss(self._share_of_global_mean(loss))
+            scaled = self.d_optimizer.scale_loss(replicas.share_of_mean(loss))
         weights = self.discriminator.trainable_variables
         norm = self._apply(self.d_optimizer, tape.gradient(scaled, weights), weights)
         logs = {"d_loss": loss, "d_gradient_norm": norm}
         return logs | self._accuracies(real, fake, labels)
 
-    def _update_generator(self, g_tape, fakes, reals, labels) -> dict:
+    def _update_generator(self, g_tape, fakes, reals, labels, draw) -> dict:
         """One update of G, whose forward pass to `fakes` is on `g_tape`; returns logs."""
         with tf.GradientTape() as tape:
             tape.watch(fakes)
-            fake = self.discriminate(fakes, labels, training=True)
+            fake = self.discriminate(self._altered(fakes, draw, 2), labels, training=True)
             real = None
             if self.objective.paired:
-                real = self.discriminate(reals, labels, training=True).logits
+                seen = self._altered(reals, draw, 0)
+                real = self.discriminate(seen, labels, training=True).logits
             loss = self.objective.generator(fake.logits, real)
             loss += self.class_loss(fake, labels)
-            scaled = self.g_optimizer.scale_loss(self._share_of_global_mean(loss))
+            scaled = self.g_optimizer.scale_loss(replicas.share_of_mean(loss))
         # The chain rule in two parts: from the loss to the fakes, and from the fakes into G.
         upstream = tape.gradient(scaled, fakes)
         weights = self.generator.trainable_variables
@@ -101,8 +104,8 @@ class GAN(AdversarialModel):
 
         With several replicas each returns the norm of its own share of the batch.
         """
-        replicas = tf.distribute.get_replica_context().num_replicas_in_sync
-        scale = optimizer.scale_loss(tf.ones([])) / replicas  # before `apply`, which may change it
+        parts = tf.distribute.get_replica_context().num_replicas_in_sync
+        scale = optimizer.scale_loss(tf.ones([])) / parts  # before `apply`, which may change it
         norm = tf.linalg.global_norm(gradients) / scale if gradients else tf.zeros([])
         optimizer.apply(optimizers.spread_non_finite(gradients), weights)
         return norm
@@ -127,7 +130,7 @@ class GAN(AdversarialModel):
         k = self.discriminator_steps
         if k == 1:
             return [batch]
-        size = tf.shape(batch[0])[0] // k
+        size = replicas.num_rows(batch[0]) // k
         rows = [slice(part * size, (part + 1) * size) for part in range(k)]
         images, labels = batch
         return [(images[r], None if labels is None else labels[r]) for r in rows]
@@ -145,38 +148,21 @@ class GAN(AdversarialModel):
             penalty += self.r2 / 2 * losses.squared_gradient_norm(logits_of, fakes)
         if self.gradient_penalty:
             # The seed's complement keeps this stream apart from the latents', whose seeds are >= 0.
-            alpha = self._draw(tf.random.stateless_uniform, tf.shape(reals)[0], 1, ~self.seed, draw)
+            uniform, num = tf.random.stateless_uniform, replicas.num_rows(reals)
+            alpha = draws.draw(uniform, num, 1, ~self.seed, draw)
             alpha = tf.reshape(alpha, [-1, 1, 1, 1])
             penalty += self.gradient_penalty * losses.gradient_penalty(
                 logits_of, reals, fakes, alpha
             )
         return penalty
 
-    @staticmethod
-    def _share_of_global_mean(per_example):
-        """This replica's share of the global batch's mean; gradients are summed over replicas."""
-        replicas = tf.distribute.get_replica_context().num_replicas_in_sync
-        return tf.reduce_mean(per_example) / replicas
-
     def _draw_latents(self, num, draw):
         """N(0, 1) latents (num, Z) of this replica."""
-        return self._draw(tf.random.stateless_normal, num, self.latent_dim, self.seed, draw)
+        return draws.draw(tf.random.stateless_normal, num, self.latent_dim, self.seed, draw)
 
-    @staticmethod
-    def _draw(distribution, num, width: int, seed: int, draw):
-        """(num, width) random numbers of this replica, a function of (seed, draw, replica).
-
-        Every replica draws those of the global batch and keeps its rows, so that the number of
-        replicas does not change what is drawn.
-        """
-        context = tf.distribute.get_replica_context()
-        numbers = distribution(
-            [num * context.num_replicas_in_sync, width],
-            seed=tf.stack([tf.constant(seed, tf.int64), tf.cast(draw, tf.int64)]),
-            alg="philox",  # the default depends on the device, and on XLA
-        )
-        first = num * context.replica_id_in_sync_group
-        return numbers[first : first + num]
+    def _altered(self, images, draw, use: int):
+        """Images (B, H, W, C) as D sees them; `use` 0 to 2 of a draw are altered independently."""
+        return augmentation.alter(images, self.augment, self.seed, draw, use)
 
     # --- What is reported ------------------------------------------------------------------------
 
@@ -202,7 +188,8 @@ class GAN(AdversarialModel):
         compared with the same samples, which training never draws.
         """
         reals, labels = inputs.as_batch(data, self.image_shape, self.num_classes)
-        fakes = self.generate(self._draw_latents(tf.shape(reals)[0], -1), labels, training=False)
+        latents = self._draw_latents(replicas.num_rows(reals), -1)
+        fakes = self.generate(latents, labels, training=False)
         real = self.discriminate(reals, labels, training=False)
         fake = self.discriminate(fakes, labels, training=False)
         logs = {
@@ -239,23 +226,26 @@ class GAN(AdversarialModel):
         self,
         d_optimizer=None,
         g_optimizer=None,
-        loss: str = "non_saturating",
+        loss: str | Sequence = "non_saturating",
         *,
         discriminator_steps: int = 1,
         label_smoothing: float = 0.0,
         r1: float = 0.0,
         r2: float = 0.0,
         gradient_penalty: float | None = None,
+        decay_steps: int | None = None,
+        augment: str = "none",
         jit_compile: bool = False,
         **kwargs,
     ) -> "GAN":
         """Sets how the two networks learn, and returns the model.
 
         Args:
-          d_optimizer: Keras optimizer of the discriminator. Default: the recipe's Adam, with its
-            first learning rate for all steps.
+          d_optimizer: Keras optimizer of the discriminator. Default: the recipe's Adam.
           g_optimizer: likewise of the generator.
-          loss: a key of `losses.OBJECTIVES`.
+          loss: a key of `losses.OBJECTIVES`, or an own `losses.Objective`: a pair of functions of
+            logits, (real, fake) -> (B,) of the discriminator and (fake, real) -> (B,) of the
+            generator.
           discriminator_steps: k of Algorithm 1, discriminator updates per generator update. The
             batch is split into k equal parts, one for each.
           label_smoothing: lowers D's target for real images from 1 (Salimans et al. 2016).
@@ -263,19 +253,28 @@ class GAN(AdversarialModel):
           r2: the same at generated images.
           gradient_penalty: weight of (|dD/dx| - 1)^2 between real and generated images (Gulrajani
             et al. 2017). Default: 10 for "wasserstein", else 0.
+          decay_steps: training steps in which the default optimizers' learning rates fall to 5 %
+            along a cosine, as the recipe's do. Default: they stay as they begin.
+          augment: how real and generated images are altered before D sees them, some of
+            "translation,cutout,color" (Zhao et al. 2020); for few training images.
           jit_compile: compile the step with XLA; `runtime.use_xla` says where it is faster.
           **kwargs: `run_eagerly` and `steps_per_execution` of `keras.Model.compile`.
 
+        Keras's `LearningRateScheduler` and `ReduceLROnPlateau` work on both optimizers, each with
+        its own learning rate.
+
         Raises:
-          ValueError: unknown loss, a value out of its range, or a penalty on a discriminator with
-            batch norm.
+          ValueError: unknown loss, a value out of its range, a penalty on a discriminator with
+            batch norm, or an argument of Keras that has no meaning for two networks.
         """
+        rules.check_compile_arguments(kwargs)
         objective = losses.get(loss, label_smoothing)
         if discriminator_steps < 1:
             raise ValueError(f"discriminator_steps: expected >= 1; received {discriminator_steps}")
         if gradient_penalty is None:
-            gradient_penalty = rules.GRADIENT_PENALTIES.get(loss, 0.0)
+            gradient_penalty = rules.GRADIENT_PENALTIES.get(str(loss), 0.0)
         batch_norm = networks.has_batch_norm(self.discriminator)
+        rules.augmentations(augment)
         rules.check_penalties(batch_norm, r1=r1, r2=r2, gradient_penalty=gradient_penalty)
         if isinstance(d_optimizer, keras.optimizers.Optimizer) and d_optimizer is g_optimizer:
             raise ValueError("g_optimizer: expected an optimizer of its own; received d_optimizer")
@@ -286,9 +285,15 @@ class GAN(AdversarialModel):
         self.r1 = r1
         self.r2 = r2
         self.gradient_penalty = gradient_penalty
+        self.augment = augment
         default_d, default_g = self.default_optimizers()
+        if decay_steps:
+            for default, k in ((default_d, discriminator_steps), (default_g, 1)):
+                rate = float(default.learning_rate)
+                default.learning_rate = optimizers.decayed(rate, decay_steps * k)
         self.d_optimizer = optimizers.prepare(d_optimizer or default_d, self.discriminator)
         self.g_optimizer = optimizers.prepare(g_optimizer or default_g, self.generator)
+        self.optimizer = optimizers.Both(self.d_optimizer, self.g_optimizer)
         self.means = RunningMeans(self.log_keys, ("d_gradient_norm", "g_gradient_norm"))
         self._skipped_before = 0
         self._skipped_before = self.skipped_updates  # of optimizers that are no longer here
@@ -299,6 +304,7 @@ class GAN(AdversarialModel):
             "r1": r1,
             "r2": r2,
             "gradient_penalty": gradient_penalty,
+            "augment": augment,
             "jit_compile": jit_compile,
             **kwargs,
         }

@@ -21,7 +21,9 @@ def as_batch(data, image_shape: tuple[int, int, int], num_classes: int | None) -
     Raises:
       ValueError: another shape or type; labels missing.
     """
-    images, labels, _ = keras.utils.unpack_x_y_sample_weight(data)
+    images, labels, weights = keras.utils.unpack_x_y_sample_weight(data)
+    if weights is not None:
+        raise ValueError("sample_weight and class_weight: expected none; all images weigh the same")
     images = tf.convert_to_tensor(images)
     images = to_float(images) if images.dtype.is_integer else tf.cast(images, tf.float32)
     if images.shape.rank == 3 and image_shape[-1] == 1:

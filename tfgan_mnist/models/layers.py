@@ -7,6 +7,8 @@ import keras
 import tensorflow as tf
 from keras import layers
 
+from tfgan_mnist.models import replicas
+
 FEW_CHANNELS = 4  # up to so many `from_depth` is faster than the plain operation
 
 
@@ -42,10 +44,10 @@ class Dropout(layers.Dropout):
         context = tf.distribute.get_replica_context()  # None while a network is being built
         if not training or context is None or context.num_replicas_in_sync == 1:
             return super().call(inputs, training=training)
-        num = tf.shape(inputs)[0]
-        everybody = tf.concat([[num * context.num_replicas_in_sync], tf.shape(inputs)[1:]], axis=0)
+        num = replicas.num_rows(inputs)
+        first, total = replicas.place_of(num)
+        everybody = tf.concat([[total], tf.shape(inputs)[1:]], axis=0)
         kept = super().call(tf.ones(everybody, inputs.dtype), training=True)
-        first = num * context.replica_id_in_sync_group
         return inputs * kept[first : first + num]
 
 

@@ -5,7 +5,7 @@ for real images and D(G(z)) for generated ones, and return one loss per example,
 Nothing is reduced here: the training step takes the mean over the global batch in one place.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import tensorflow as tf
@@ -119,17 +119,22 @@ OBJECTIVES = {
 }
 
 
-def get(name: str, label_smoothing: float = 0.0) -> Objective:
-    """The objective called `name`, a key of `OBJECTIVES`.
+def get(loss: str | Sequence, label_smoothing: float = 0.0) -> Objective:
+    """The objective that `compile(loss=...)` names, or brings.
 
     Args:
+      loss: a key of `OBJECTIVES`, an `Objective`, or the pair of functions that begins one.
       label_smoothing: in [0, 1): lowers the discriminator's target for real images from 1.
 
     Raises:
-      ValueError: unknown name, or smoothing for an objective without targets.
+      ValueError: neither, or smoothing for an objective without targets.
     """
-    rules.check_loss(name, label_smoothing)
-    objective = OBJECTIVES[name]
+    if not isinstance(loss, str) and isinstance(loss, Sequence) and all(map(callable, loss[:2])):
+        if label_smoothing:
+            raise ValueError("label_smoothing: expected 0 with an objective of your own")
+        return Objective(*loss)
+    rules.check_loss(loss, label_smoothing)
+    objective = OBJECTIVES[str(loss)]
     if not label_smoothing:
         return objective
     plain = objective.discriminator

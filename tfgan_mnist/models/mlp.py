@@ -51,7 +51,7 @@ def mlp_discriminator(
     The paper's hidden layers are maxout with dropout; a leaky ReLU is today's plain stand-in.
     """
     images = keras.Input(tuple(image_shape), name="images")
-    x = layers.Flatten()(images)
+    x = layers.Flatten(data_format="channels_last")(images)
     for width in hidden_widths:
         x = normalised(layers.Dense(width, use_bias=not batch_norm), spectral_norm)(x)
         if batch_norm:

@@ -78,6 +78,36 @@ def spread_non_finite(gradients: list) -> list:
     return [add(gradient) for gradient in gradients]
 
 
+FINAL_RATE = 0.05  # of the recipes: share of the learning rates that their decay ends at
+
+
+def decayed(learning_rate: float, steps: int, end: float = FINAL_RATE):
+    """A learning rate that falls along a cosine, in `steps` updates, to the share `end` of it."""
+    if end == 1:
+        return learning_rate
+    return keras.optimizers.schedules.CosineDecay(learning_rate, decay_steps=steps, alpha=end)
+
+
+class Both:
+    """The two optimizers of a model, for callbacks of Keras that read `model.optimizer`."""
+
+    built = True
+
+    def __init__(self, *optimizers: keras.optimizers.Optimizer):
+        self.optimizers = optimizers  # where Keras 3.15 looks for several
+
+    @property
+    def iterations(self):
+        return self.optimizers[-1].iterations
+
+    @property
+    def variables(self) -> list:
+        return [variable for optimizer in self.optimizers for variable in optimizer.variables]
+
+    def get_config(self) -> dict:
+        raise ValueError("expected a file name ending in .keras; older formats know one optimizer")
+
+
 def prepare(optimizer, network: keras.Model) -> keras.optimizers.Optimizer:
     """The optimizer of a network, with a loss scale if the network computes in float16, and built.
 
@@ -98,6 +128,7 @@ def prepare(optimizer, network: keras.Model) -> keras.optimizers.Optimizer:
     half = any(layer.dtype_policy.compute_dtype == "float16" for layer in network.layers)
     if half and not isinstance(optimizer, keras.optimizers.LossScaleOptimizer):
         optimizer = keras.optimizers.LossScaleOptimizer(optimizer)
+    optimizer.name = network.name  # in the logs of Keras's callbacks; two may be called "adam"
     # Built now, so that its slots exist before a checkpoint is restored into them.
     optimizer.build(network.trainable_variables)
     return optimizer

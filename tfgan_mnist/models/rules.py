@@ -10,11 +10,41 @@ SMOOTHABLE = ("minimax", "non_saturating", "least_squares")
 # The weight of the gradient penalty that a loss needs: WGAN-GP, Gulrajani et al. 2017, section 4.
 GRADIENT_PENALTIES = {"wasserstein": 10.0}
 
+# Of what D sees: models/augment.py.
+AUGMENTATIONS = ("translation", "cutout", "color")
 
-def check_loss(loss: str, label_smoothing: float = 0.0) -> None:
+
+def augmentations(text: str) -> tuple[str, ...]:
+    """The parts of a list such as "translation,cutout"; () for "none"."""
+    kinds = () if text == "none" else tuple(text.split(","))
+    if any(kind not in AUGMENTATIONS for kind in kinds):
+        raise ValueError(
+            f"augment: expected some of {','.join(AUGMENTATIONS)}, or none; received {text!r:.200}"
+        )
+    return kinds
+
+
+def check_compile_arguments(arguments) -> None:
+    """Arguments of `keras.Model.compile` that two networks without targets give no meaning to."""
+    instead = {
+        "optimizer": "two optimizers, d_optimizer and g_optimizer",
+        "metrics": "none: a metric of Keras compares outputs with targets, which a GAN does not "
+        "have. The logs have losses and accuracies; a callback may call model.sample",
+        "weighted_metrics": "none, see metrics",
+        "loss_weights": "none; the learning rates of the two optimizers balance the networks",
+    }
+    for name in arguments:
+        if name in instead:
+            raise ValueError(f"{name}: expected {instead[name]}")
+
+
+def check_loss(loss, label_smoothing: float = 0.0) -> None:
     """A known loss, and smoothing only of a target."""
     if loss not in LOSSES:
-        raise ValueError(f"loss: expected one of {', '.join(LOSSES)}; received {loss!r}")
+        raise ValueError(
+            f"loss: expected one of {', '.join(LOSSES)}, or a pair of functions, of the "
+            f"discriminator and of the generator (losses.Objective); received {loss!r}"
+        )
     if not 0 <= label_smoothing < 1:
         raise ValueError(f"label_smoothing: expected 0 <= value < 1; received {label_smoothing}")
     if label_smoothing and loss not in SMOOTHABLE:

@@ -18,18 +18,11 @@ def status(versions: list[Version]) -> Any:
     return response
 
 
-def signatures(version: Version) -> Any:
-    """A SignatureDefMap."""
-    return get_model_metadata_pb2.SignatureDefMap(signature_def=version.signatures)
-
-
 def metadata(version: Version) -> dict[str, Any]:
     """The answer of REST about a model's metadata."""
     spec = {"name": version.model, "signature_name": "", "version": str(version.number)}
-    return {
-        "model_spec": spec,
-        "metadata": {"signature_def": as_dict(signatures(version))},
-    }
+    signatures = get_model_metadata_pb2.SignatureDefMap(signature_def=version.signatures)
+    return {"model_spec": spec, "metadata": {"signature_def": as_dict(signatures)}}
 
 
 def as_dict(message: Any) -> dict[str, Any]:

@@ -3,7 +3,7 @@
 import logging
 import math
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from concurrent import futures
 from typing import Any
 
@@ -21,7 +21,7 @@ from tfgan_mnist.exports.request_errors import RequestError, invalid
 from tfgan_mnist.exports.session import Spec, check_names
 from tfgan_mnist.serving import describe
 from tfgan_mnist.serving.metrics import Metrics
-from tfgan_mnist.serving.settings import ServerConfig
+from tfgan_mnist.serving.settings import ServerConfig, address
 from tfgan_mnist.serving.versions import DEFAULT_SIGNATURE, Models
 
 log = logging.getLogger(__name__)
@@ -30,41 +30,35 @@ THREADS = 64  # requests that can wait for their batches; more are queued, up to
 MAX_CALLS = 256
 
 
-def _answers(api: str) -> Callable:
+def _answers(method: Callable) -> Callable:
     """Decorates a method: RequestErrors become gRPC's, and the request is recorded."""
 
-    def wrap(method: Callable) -> Callable:
-        def answer(self, request, context):
-            arrival, code = time.monotonic(), "INTERNAL"
-            try:
-                response = method(self, request, context)
-                code = "OK"
-                return response
-            except RequestError as error:
-                code = error.code
-                context.abort(grpc.StatusCode[code], error.message)
-            except Exception:
-                log.exception("%s", api)
-                context.abort(grpc.StatusCode.INTERNAL, "Internal error; the server's log has more")
-            finally:
-                name = request.model_spec.name
-                name = name if name in self._models else ""
-                self._metrics.request(name, api, "GRPC", code, time.monotonic() - arrival)
+    def answer(self, request, context):
+        name = request.model_spec.name if request.model_spec.name in self._models else ""
+        try:
+            with self._metrics.recorded(name, "GRPC", method.__name__):
+                return method(self, request, context)
+        except RequestError as error:
+            context.abort(grpc.StatusCode[error.code], error.message)
+        except Exception:
+            log.exception("%s", method.__name__)
+            context.abort(grpc.StatusCode.INTERNAL, "Internal error; the server's log has more")
 
-        return answer
-
-    return wrap
+    return answer
 
 
-class PredictionService(prediction_service_pb2_grpc.PredictionServiceServicer):
-    """Predict and GetModelMetadata; the other methods are UNIMPLEMENTED."""
+class Services(
+    prediction_service_pb2_grpc.PredictionServiceServicer,
+    model_service_pb2_grpc.ModelServiceServicer,
+):
+    """Predict, GetModelMetadata and GetModelStatus; the other methods are UNIMPLEMENTED."""
 
     def __init__(self, models: Models, config: ServerConfig, metrics: Metrics):
         self._models = models
         self._config = config
         self._metrics = metrics
 
-    @_answers("Predict")
+    @_answers
     def Predict(self, request, context):  # noqa: N802
         signature_name = request.model_spec.signature_name or DEFAULT_SIGNATURE
         with self._models.use(*_which(request)) as version:
@@ -72,12 +66,13 @@ class PredictionService(prediction_service_pb2_grpc.PredictionServiceServicer):
                 message = f'Serving signature key "{signature_name}" not found.'
                 raise RequestError("FAILED_PRECONDITION", message)
             definitions = version.signatures[signature_name].outputs
-            names = _output_names(definitions, request.output_filter)
-            inputs = _arrays(
-                request.inputs,
-                version.inputs(signature_name),
-                self._config.rest_api_max_body_bytes,
-            )
+            names = tuple(sorted(request.output_filter))
+            for name in set(names) - set(definitions):
+                raise invalid(f"output tensor alias not found in signature: {name}")
+            if len(set(names)) < len(names):
+                raise invalid(f"duplicate output tensor alias: {list(names)}")
+            limit = self._config.rest_api_max_body_bytes
+            inputs = _arrays(request.inputs, version.inputs(signature_name), limit)
             started = time.monotonic()
             future = version.submit(signature_name, inputs, names)
             seconds = self._config.timeout_seconds
@@ -88,7 +83,7 @@ class PredictionService(prediction_service_pb2_grpc.PredictionServiceServicer):
             except TimeoutError:
                 future.cancel()
                 raise RequestError("DEADLINE_EXCEEDED", "The request took too long") from None
-            self._metrics.run(version.model, "Predict", time.monotonic() - started)
+            self._metrics.run(version.model, time.monotonic() - started)
             response = predict_pb2.PredictResponse()
             for name, array in outputs.items():
                 proto = tf.make_tensor_proto(array, definitions[name].dtype)
@@ -98,7 +93,7 @@ class PredictionService(prediction_service_pb2_grpc.PredictionServiceServicer):
             response.model_spec.signature_name = signature_name
             return response
 
-    @_answers("GetModelMetadata")
+    @_answers
     def GetModelMetadata(self, request, context):  # noqa: N802
         if not request.metadata_field:
             raise invalid("GetModelMetadataRequest must specify at least one metadata_field")
@@ -109,18 +104,11 @@ class PredictionService(prediction_service_pb2_grpc.PredictionServiceServicer):
             response = get_model_metadata_pb2.GetModelMetadataResponse()
             response.model_spec.name = version.model
             response.model_spec.version.value = version.number
-            response.metadata["signature_def"].Pack(describe.signatures(version))
+            signatures = get_model_metadata_pb2.SignatureDefMap(signature_def=version.signatures)
+            response.metadata["signature_def"].Pack(signatures)
             return response
 
-
-class ModelService(model_service_pb2_grpc.ModelServiceServicer):
-    """GetModelStatus; the set of models is fixed at the start."""
-
-    def __init__(self, models: Models, metrics: Metrics):
-        self._models = models
-        self._metrics = metrics
-
-    @_answers("GetModelStatus")
+    @_answers
     def GetModelStatus(self, request, context):  # noqa: N802
         return describe.status(self._models.statuses(*_which(request)))
 
@@ -130,24 +118,16 @@ def _which(request: Any) -> tuple[str, int | None, str | None]:
     if not request.HasField("model_spec"):
         raise invalid("Missing ModelSpec")
     spec = request.model_spec
+    if not spec.name:
+        raise invalid("ModelSpec has no name specified.")
     number = spec.version.value if spec.HasField("version") else None
     return spec.name, number, spec.version_label or None
-
-
-def _output_names(outputs: Mapping[str, Any], wanted: Any) -> tuple[str, ...]:
-    for name in wanted:
-        if name not in outputs:
-            raise invalid(f"output tensor alias not found in signature: {name}")
-    if len(set(wanted)) != len(wanted):
-        raise invalid(f"duplicate output tensor alias: {list(wanted)}")
-    return tuple(sorted(wanted))
 
 
 def _arrays(protos: Any, wanted: dict[str, Spec], limit: int) -> dict[str, np.ndarray]:
     """TensorProtos as arrays of at most `limit` bytes in all.
 
-    Names, types and sizes are checked before any array is made, because a message of a few bytes
-    may declare a shape of gigabytes.
+    All is checked before, as a message of a few bytes may declare a shape of gigabytes.
     """
     check_names(wanted, protos)
     total, arrays = 0, {}
@@ -169,19 +149,13 @@ def _arrays(protos: Any, wanted: dict[str, Spec], limit: int) -> dict[str, np.nd
 
 
 class GrpcServer:
-    """Serves models by gRPC.
-
-    Args:
-      models: to serve.
-      config: of the server: its address and limits.
-      metrics: where requests are recorded.
-      port: 0: any that is free.
+    """Serves models by gRPC on its port, which is taken at once, from `start` to `stop`.
 
     Raises:
       OSError: the port is taken, or there is no such address.
     """
 
-    def __init__(self, models: Models, config: ServerConfig, metrics: Metrics, port: int):
+    def __init__(self, models: Models, config: ServerConfig, metrics: Metrics):
         self._server = grpc.server(
             futures.ThreadPoolExecutor(THREADS, thread_name_prefix="grpc"),
             options=[
@@ -191,18 +165,18 @@ class GrpcServer:
             ],
             maximum_concurrent_rpcs=MAX_CALLS,
         )
-        prediction_service_pb2_grpc.add_PredictionServiceServicer_to_server(
-            PredictionService(models, config, metrics), self._server
-        )
-        model_service_pb2_grpc.add_ModelServiceServicer_to_server(
-            ModelService(models, metrics), self._server
-        )
-        host = f"[{config.host}]" if ":" in config.host else config.host
+        services = Services(models, config, metrics)
+        prediction_service_pb2_grpc.add_PredictionServiceServicer_to_server(services, self._server)
+        model_service_pb2_grpc.add_ModelServiceServicer_to_server(services, self._server)
+        where = address(config.host, config.port)
         try:
-            self.port: int = self._server.add_insecure_port(f"{host}:{port}")
+            self.port: int = self._server.add_insecure_port(where)
         except RuntimeError as error:
-            raise OSError(f"--port: cannot listen on {host}:{port}: {error}") from error
+            raise OSError(f"--port: cannot listen on {where}: {error}") from error
         self._timeout_seconds = config.timeout_seconds
+
+    def start(self) -> None:
+        """Answers requests."""
         self._server.start()
 
     def stop(self) -> None:

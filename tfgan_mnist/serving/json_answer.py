@@ -9,14 +9,11 @@ import orjson
 
 from tfgan_mnist.exports.request_errors import invalid
 
-Tensors = dict[str, np.ndarray]
 
-
-def answer(outputs: Tensors, rows: bool) -> bytes:
+def answer(outputs: dict[str, np.ndarray], rows: bool) -> bytes:
     """The body of an answer: `predictions` in row format, else `outputs`.
 
-    A float32 has the fewest digits that restore it, and whole numbers end in `.0`. NaN and the
-    infinities are `NaN`, `Infinity` and `-Infinity`, which Python reads and JavaScript does not.
+    A float32 has the fewest digits that restore it. Python reads NaN and Infinity, JavaScript not.
 
     Raises:
       RequestError: an output of a type that JSON lacks, or outputs without equal numbers of rows.
@@ -47,10 +44,9 @@ def _jsonable(name: str, array: np.ndarray, rows: bool) -> Any:
     """The values of an output in a form that orjson writes; in row format, one item a row."""
     kind = array.dtype.name
     if kind == "object":
-        texts = np.empty(array.size, object)
-        texts[:] = [_text(value, name.endswith("_bytes")) for value in array.ravel()]
-        return texts.reshape(array.shape).tolist()
-    if array.dtype.kind not in "biu" and kind not in ("float32", "float64"):
+        text = _base64 if name.endswith("_bytes") else _text
+        return np.frompyfunc(text, 1, 1)(array).tolist() if array.ndim else text(array.item())
+    if (array.dtype.kind not in "biu" and kind not in ("float32", "float64")) or kind == "uint16":
         kind = "half" if kind == "float16" else kind
         raise invalid(f"Failed to write JSON value for tensor type: {kind}")
     if array.dtype.kind == "f" and not np.isfinite(array).all():
@@ -58,10 +54,12 @@ def _jsonable(name: str, array: np.ndarray, rows: bool) -> Any:
     return np.ascontiguousarray(array) if array.ndim else array[()]
 
 
-def _text(value: bytes, as_base64: bool) -> str | dict[str, str]:
-    if as_base64:
-        return {"b64": base64.b64encode(value).decode()}
+def _text(value: bytes) -> str:
     return value.decode(errors="replace")
+
+
+def _base64(value: bytes) -> dict[str, str]:
+    return {"b64": base64.b64encode(value).decode()}
 
 
 def _with_nan(values: Any) -> orjson.Fragment:

@@ -1,75 +1,27 @@
-"""JSON -> tensors: TensorFlow Serving's row format ("instances") and columnar one ("inputs").
-
-A tensor is a nested list. It is checked and converted level by level with functions that loop in C,
-since requests hold thousands of numbers. Only a wrong one is examined again, row by row, for its
-message.
-"""
+"""JSON -> tensors: TensorFlow Serving's row format ("instances") and columnar one ("inputs")."""
 
 import base64
-import itertools
-import json
-import re
 from collections.abc import Mapping
-from typing import Any, NoReturn
+from typing import Any
 
 import numpy as np
-import orjson
 
 from tfgan_mnist.exports.request_errors import RequestError, invalid
+from tfgan_mnist.serving.json_reader import SHOWN, shown
 
 Tensors = dict[str, np.ndarray]
 
 MAX_RANK = 32
-SHOWN = 200  # characters of a value in a message
-
-INTEGERS = ("int8", "uint8", "int16", "uint16", "int32", "uint32", "int64", "uint64")
-FLOATS = {"float": np.float32, "double": np.float64}
+# Type -> NumPy's, and the types of the JSON values that are taken.
+INTEGERS = ("int8", "uint8", "int16", "int32", "uint32", "int64", "uint64")
+KINDS: dict[str, tuple[Any, set[type]]] = {
+    "float": (np.float32, {int, float}),
+    "double": (np.float64, {int, float}),
+    "bool": (np.bool_, {bool}),
+    "string": (object, {str, dict}),
+    **{name: (name, {int}) for name in INTEGERS},
+}
 JSON_TYPES = {type(None): "Null", bool: "Bool", dict: "Object", list: "Array", str: "String"}
-
-# A string, or a number that JSON lacks. Possessive and with an optional end: otherwise an
-# unterminated string would be scanned once per quote in it.
-_STRING_OR_NUMBER = re.compile(rb'"(?:[^"\\]++|\\.)*+"?|\b(?:NaN|Inf(?:inity)?)\b', re.DOTALL)
-
-
-def parse(body: bytes) -> dict[str, Any]:
-    """The object that a request's body holds. Beyond JSON, `NaN`, `Inf` and `Infinity` are numbers.
-
-    Raises:
-      RequestError: not JSON, or not an object.
-    """
-    if not body:
-        raise invalid("JSON Parse error: The document is empty")
-    try:
-        document = orjson.loads(body)
-    except orjson.JSONDecodeError as error:
-        document = _parse_with_nan(body, error)
-    if not isinstance(document, dict):
-        raise invalid(f"JSON Value: {shown(document)} Is not object")
-    return document
-
-
-def _parse_with_nan(body: bytes, strict: orjson.JSONDecodeError) -> Any:
-    refusal = invalid(f"JSON Parse error: Invalid value. {strict.msg} at offset: {strict.pos}")
-    if b"NaN" not in body and b"Inf" not in body:
-        raise refusal
-    try:
-        text = _STRING_OR_NUMBER.sub(
-            lambda match: b"Infinity" if match[0] == b"Inf" else match[0], body
-        )
-        return json.loads(text)
-    except (ValueError, RecursionError):
-        raise refusal from None
-
-
-def shown(value: Any) -> str:
-    """The beginning of a value as JSON, for messages."""
-    text = ""
-    # Piece by piece: a message needs neither megabytes nor the deepest level.
-    for piece in json.JSONEncoder().iterencode(value):
-        text += piece
-        if len(text) > SHOWN:
-            return text[:SHOWN] + "..."
-    return text
 
 
 def signature_name(document: Mapping[str, Any]) -> str:
@@ -86,27 +38,24 @@ def signature_name(document: Mapping[str, Any]) -> str:
 def tensors(document: Mapping[str, Any], dtypes: Mapping[str, str]) -> tuple[Tensors, bool]:
     """The inputs of a request by name, and whether they were in row format.
 
-    Args:
-      document: the request, with a key `instances` or `inputs`.
-      dtypes: input name -> type as TensorFlow Serving calls it: float, half, int32, string...
+    `dtypes` has the type of each input as TensorFlow Serving calls it: float, half, int32...
 
     Raises:
       RequestError: they are not tensors of these names and types.
     """
-    if "instances" in document and "inputs" in document:
-        raise invalid(
-            f"JSON Value: {shown(document)} Not formatted correctly expecting only one of "
-            "'inputs' or 'instances' keys to exist"
-        )
-    if "inputs" in document:
+    if "inputs" in document and "instances" not in document:
         return _from_columns(document["inputs"], dtypes), False
     if "instances" not in document:
         raise invalid("Missing 'inputs' or 'instances' key")
-    rows = document["instances"]
-    if not isinstance(rows, list):
-        raise invalid(f"JSON Value: {shown(document)} Expecting 'instances' to be an list/array")
-    if not rows:
-        raise invalid(f"JSON Value: {shown(document)} No values in 'instances' array")
+    rows, wrong = document["instances"], ""
+    if "inputs" in document:
+        wrong = "Not formatted correctly expecting only one of 'inputs' or 'instances' keys"
+    elif not isinstance(rows, list):
+        wrong = "Expecting 'instances' to be an list/array"
+    elif not rows:
+        wrong = "No values in 'instances' array"
+    if wrong:
+        raise invalid(f"JSON Value: {shown(document)} {wrong}")
     return _from_rows(rows, dtypes), True
 
 
@@ -122,53 +71,36 @@ def _from_rows(rows: list, dtypes: Mapping[str, str]) -> Tensors:
             kinds = "object but got list" if named else "value/list but got object"
             raise invalid(f"Expecting {kinds} at item {item} of input list")
         if named and row.keys() != dtypes.keys():
-            where = f"Failed to process element: {item}"
-            for key in row.keys() - dtypes.keys():
-                raise invalid(
-                    f"{where} key: {key[:SHOWN]} of 'instances' list. Error: JSON object: "
-                    f"does not have named input: {key[:SHOWN]}"
-                )
-            raise invalid(
-                f"{where} of 'instances' list. JSON object: {shown(row)} "
-                f"keys must be equal to: {','.join(sorted(dtypes))}"
-            )
+            extra = [f"does not have named input: {key}"[:SHOWN] for key in row.keys() - dtypes]
+            wrong = extra[0] if extra else f"keys must be equal to: {','.join(sorted(dtypes))}"
+            where = f"Failed to process element: {item} of 'instances' list"
+            raise invalid(f"{where}. JSON object: {shown(row)} {wrong}")
+    if not named:
+        return {name: _stack(rows, dtype, "") for name, dtype in dtypes.items()}
     return {
-        name: _stack(
-            [row[name] for row in rows] if named else rows, dtype, f" key: {name}" if named else ""
-        )
+        name: _stack([row[name] for row in rows], dtype, f" key: {name}")
         for name, dtype in dtypes.items()
     }
 
 
 def _stack(rows: list, dtype: str, key: str) -> np.ndarray:
     """A tensor of rows, which must have equal shapes."""
+    arrays: list[np.ndarray] = []
     try:
-        return _tensor(rows, dtype)
-    except RequestError as error:
-        _explain(rows, dtype, key)
-        raise invalid(error.message) from None
-
-
-def _explain(rows: list, dtype: str, key: str) -> None:
-    """Raises RequestError for the first row that is wrong by itself or of another shape."""
-    shape = None
-    for item, row in enumerate(rows):
-        where = f"Failed to process element: {item}{key} of 'instances' list. Error: "
-        try:
+        for row in rows:
             array = _tensor(row, dtype)
-        except RequestError as error:
-            # In row format TensorFlow Serving makes an unsupported type INVALID_ARGUMENT too.
-            raise invalid(where + error.message) from None
-        shape = array.shape if shape is None else shape
-        size = np.prod(shape, dtype=int)
-        if array.size != size:
-            raise invalid(f"{where}Expecting tensor size: {size} but got: {array.size}")
-        if array.shape != shape:
-            raise invalid(f"{where}Expecting shape {_shape(shape)} but got: {_shape(array.shape)}")
-
-
-def _shape(shape: tuple[int, ...]) -> str:
-    return f"[{','.join(map(str, shape))}]"
+            first = arrays[0] if arrays else array
+            if array.size != first.size:
+                raise invalid(f"Expecting tensor size: {first.size} but got: {array.size}")
+            if array.shape != first.shape:
+                shapes = [str(list(each.shape)).replace(" ", "") for each in (first, array)]
+                raise invalid("Expecting shape {} but got: {}".format(*shapes))
+            arrays.append(array)
+    except RequestError as error:
+        # In row format TensorFlow Serving makes an unsupported type INVALID_ARGUMENT too.
+        where = f"Failed to process element: {len(arrays)}{key} of 'instances' list. Error: "
+        raise invalid(where + error.message) from None
+    return np.stack(arrays)
 
 
 def _from_columns(columns: Any, dtypes: Mapping[str, str]) -> Tensors:
@@ -195,80 +127,78 @@ def _is_base64(value: dict) -> bool:
 
 
 def _tensor(value: Any, dtype: str) -> np.ndarray:
-    """A nested list as an array."""
+    """A nested list as an array, of the shape that its first elements have."""
     shape: list[int] = []
-    level = [value]
-    while level and isinstance(level[0], list):
-        depth = len(shape)
-        if depth == MAX_RANK:
-            raise invalid(f"Encountered list at unexpected level: {depth} expected < {MAX_RANK}")
-        for item in level if set(map(type, level)) != {list} else ():
-            if not isinstance(item, list):
-                raise invalid(
-                    f"JSON Value: {shown(item)} found at incorrect level: {depth} in the JSON DOM"
-                )
-        sizes = set(map(len, level))
-        if len(sizes) > 1:
-            other = next(len(item) for item in level if len(item) != len(level[0]))
-            raise invalid(
-                f"Encountered list at unexpected size: {other} at level: {depth} "
-                f"expected size: {len(level[0])}"
-            )
-        shape.append(len(level[0]))
-        level = list(itertools.chain.from_iterable(level))
-    types = set(map(type, level))
-    if list in types:
-        raise invalid(f"Encountered list at unexpected level: {len(shape)} expected < {len(shape)}")
-    return _array(level, types, dtype).reshape(shape)
+    first = value
+    while isinstance(first, list):
+        if len(shape) == MAX_RANK:
+            raise invalid(f"Encountered list at unexpected level: {MAX_RANK} expected < {MAX_RANK}")
+        shape.append(len(first))
+        first = first[0] if first else None
+    values: list[Any] = []
+    _flatten(value, shape, 0, values)
+    return _array(values, dtype).reshape(shape)
 
 
-def _array(values: list, types: set[type], dtype: str) -> np.ndarray:
+def _flatten(value: Any, shape: list[int], level: int, values: list[Any]) -> None:
+    """Appends what is in the lists of a value to `values`."""
+    if level == len(shape):
+        if isinstance(value, list):
+            raise invalid(f"Encountered list at unexpected level: {level} expected < {level}")
+        values.append(value)
+        return
+    if not isinstance(value, list):
+        where = f"found at incorrect level: {level} in the JSON DOM"
+        raise invalid(f"JSON Value: {shown(value)} {where}")
+    if len(value) != shape[level]:
+        where = f"at level: {level} expected size: {shape[level]}"
+        raise invalid(f"Encountered list at unexpected size: {len(value)} {where}")
+    for item in value:
+        _flatten(item, shape, level + 1, values)
+
+
+def _array(values: list, dtype: str) -> np.ndarray:
     """Values that are not lists, as an array (N,)."""
-    if dtype in FLOATS:
-        _expect(types <= {int, float}, values, (int, float), dtype)
-        try:
-            with np.errstate(over="ignore"):  # as in TensorFlow Serving: rounded, or infinite
-                return np.array(values, np.float64).astype(FLOATS[dtype])
-        except OverflowError:
-            raise invalid(f"JSON Value: a number is too large for {dtype}") from None
-    if dtype in INTEGERS:
-        _expect(types <= {int}, values, (int,), dtype)
-        limits = np.iinfo(dtype)
-        for value in (min(values), max(values)) if values else ():
-            if not limits.min <= value <= limits.max:
-                _refuse_type(value, dtype)
-        return np.array(values, dtype)
-    if dtype == "bool":
-        _expect(types <= {bool}, values, (bool,), dtype)
-        return np.array(values, np.bool_)
+    if dtype not in KINDS:
+        value = shown(values[0] if values else [])
+        raise RequestError("UNIMPLEMENTED", f"Conversion of JSON Value: {value} to type: {dtype}")
+    array_dtype, taken = KINDS[dtype]
+    for value in values if not set(map(type, values)) <= taken else ():
+        if type(value) not in taken:
+            raise _wrong_type(value, dtype)
     if dtype == "string":
-        _expect(types <= {str, dict}, values, (str, dict), dtype)
-        array = np.empty(len(values), object)
-        array[:] = [_bytes(value) for value in values]
-        return array
-    value = shown(values[0] if values else [])
-    raise RequestError("UNIMPLEMENTED", f"Conversion of JSON Value: {value} to type: {dtype}")
+        values = [_bytes(value) for value in values]
+    if dtype == "float":
+        with np.errstate(over="ignore"):  # as in TensorFlow Serving: rounded, or infinite
+            return np.array(values, np.float64).astype(array_dtype)
+    try:
+        return np.array(values, array_dtype)
+    except OverflowError:
+        limits = np.iinfo(array_dtype)
+        wrong = next(value for value in values if not limits.min <= value <= limits.max)
+        raise _wrong_type(wrong, dtype) from None
 
 
 def _bytes(value: str | dict) -> bytes:
     if isinstance(value, str):
         try:
-            return value.encode()
+            return value.encode(errors="surrogateescape")
         except UnicodeEncodeError:  # half of a surrogate pair, "\\ud800"
             raise invalid(f"JSON Value: {shown(value)} is not valid Unicode") from None
     if not _is_base64(value):
         raise invalid(f"JSON Value: {shown(value)} not formatted correctly for base64 data")
+    # As Abseil reads it: white space anywhere, padding entire or absent.
+    text = "".join(value["b64"].split())
+    digits = text.rstrip("=")
+    padding = "=" * (-len(digits) % 4)
     try:
-        return base64.b64decode(value["b64"], validate=True)
+        if text not in (digits, digits + padding):
+            raise ValueError("padding")
+        return base64.b64decode(digits + padding, validate=True)
     except ValueError:
         raise invalid("Unable to base64 decode") from None
 
 
-def _expect(fits: bool, values: list, types: tuple[type, ...], dtype: str) -> None:
-    if not fits:
-        _refuse_type(next(value for value in values if type(value) not in types), dtype)
-
-
-def _refuse_type(value: Any, dtype: str) -> NoReturn:
+def _wrong_type(value: Any, dtype: str) -> RequestError:
     kind = JSON_TYPES.get(type(value), "Number")
-    raise invalid(f"JSON Value: {shown(value)} Type: {kind} is not of expected type: {dtype}")
+    return invalid(f"JSON Value: {shown(value)} Type: {kind} is not of expected type: {dtype}")

@@ -1,64 +1,57 @@
-"""The files of the page."""
+"""What the page asks its server for, which TensorFlow Serving does not have.
 
-import functools
+GET  /, /app.js ...     the files of `assets/page`
+GET  /models.json       the models that draw
+GET  /real.png          real digits to compare with
+GET  /onnx/NAME.onnx    a model, to run in the browser
+"""
+
+import contextlib
+import json
 import mimetypes
+import re
 from pathlib import Path
-from typing import NamedTuple
 
-FOLDER = Path(__file__).parents[1] / "assets" / "page"
+from tfgan_mnist.errors import UserError
+from tfgan_mnist.exports import page
+from tfgan_mnist.exports.request_errors import RequestError
+from tfgan_mnist.serving.versions import Models
 
-# A system's own table may lack these, or give other types.
-TYPES = {
-    ".html": "text/html; charset=utf-8",
-    ".js": "text/javascript; charset=utf-8",
-    ".mjs": "text/javascript; charset=utf-8",
-    ".css": "text/css; charset=utf-8",
-    ".svg": "image/svg+xml",
-    ".wasm": "application/wasm",
-    ".onnx": "application/octet-stream",
-}
+ONNX = re.compile(r"/onnx/(?P<name>[^/]+)\.onnx")
+
+TYPES = mimetypes.MimeTypes()  # not the system's table, which may lack some or give others
 
 
-class Page(NamedTuple):
-    """A file and how it is sent."""
+def find(path: str, models: Models) -> tuple[bytes, str] | None:
+    """The content of a path and its type; None if there is nothing.
 
-    path: Path
-    content_type: str
-    gzipped: bool
-
-
-def find(url_path: str) -> Page | None:
-    """The file for a path such as `/` or `/app.js`; None if there is none.
-
-    A file may exist as `app.js.gz` only, which every browser inflates. Nothing outside the folder
-    is found, neither by `..` nor by a link.
+    Raises:
+      RequestError: there is no such model, or no ONNX file of it.
     """
-    name = url_path.removeprefix("/") or "index.html"
-    if not {"", ".", ".."}.isdisjoint(name.split("/")):
-        return None
-    root = FOLDER.resolve()
-    for path, gzipped in ((root / name, False), (root / f"{name}.gz", True)):
-        try:
-            path = path.resolve()
-            if path.is_relative_to(root) and path.is_file():
-                guessed = mimetypes.guess_type(name)[0] or "application/octet-stream"
-                return Page(path, TYPES.get(Path(name).suffix, guessed), gzipped)
-        except (OSError, ValueError):  # not a possible file name
-            return None
+    if path == f"/{page.MODELS}":
+        listed = []
+        for model in models.values():
+            with contextlib.suppress(RequestError, UserError):  # not loaded, or not ours
+                listed.append(page.facts(model.name, models.find(model.name).folder))
+        return json.dumps({"models": listed}).encode(), "application/json"
+    if path == f"/{page.REAL_DIGITS}":
+        return page.real_digits(), "image/png"
+    if match := ONNX.fullmatch(path):
+        with models.use(match["name"]) as version:  # `7.onnx` is beside the version `7/`
+            onnx = version.folder.with_name(f"{version.folder.name}.onnx")
+            if not onnx.exists():
+                message = f"There is no ONNX file of version {version.number} of {match['name']}"
+                raise RequestError("NOT_FOUND", message)
+            return onnx.read_bytes(), "application/octet-stream"
+    if file := _file(path.removeprefix("/") or "index.html"):
+        return file.read_bytes(), TYPES.guess_type(file.name)[0] or "text/plain"
     return None
 
 
-def content(path: Path) -> tuple[bytes, bytes]:
-    """A file's content and its entity tag, which changes when the file does.
-
-    Raises:
-      OSError: it cannot be read.
-    """
-    stat = path.stat()
-    state = (stat.st_mtime_ns, stat.st_size)
-    return _read(path, state), '"{:x}-{:x}"'.format(*state).encode()
-
-
-@functools.lru_cache(32)
-def _read(path: Path, _state: tuple[int, int]) -> bytes:
-    return path.read_bytes()
+def _file(name: str) -> Path | None:
+    """A file in the page's folder, which neither `..` nor a link leaves."""
+    with contextlib.suppress(OSError, ValueError):  # not a possible file name
+        path = (page.FOLDER / name).resolve()
+        if path.is_relative_to(page.FOLDER.resolve()) and path.is_file():
+            return path
+    return None

@@ -1,20 +1,18 @@
 """A running server: the models and their two interfaces."""
 
 import contextlib
-from typing import Any
 
 from tfgan_mnist.errors import UserError
-from tfgan_mnist.serving import settings as choices
 from tfgan_mnist.serving.grpc import GrpcServer
 from tfgan_mnist.serving.http import HttpServer
 from tfgan_mnist.serving.metrics import Metrics
 from tfgan_mnist.serving.rest import RestApp
-from tfgan_mnist.serving.settings import ServerConfig
+from tfgan_mnist.serving.settings import ServerConfig, address, models_of
 from tfgan_mnist.serving.versions import Models
 
 
-class Server:
-    """Serves until `stop`, or until its `with` block ends.
+class Server(contextlib.ExitStack):
+    """Serves until `close`, or until its `with` block ends, which completes pending requests.
 
     Args:
       config: of the server.
@@ -29,40 +27,28 @@ class Server:
       OSError: a port is taken.
     """
 
+    rest_url: str | None = None
+    grpc_address: str | None = None
+
     def __init__(self, config: ServerConfig, free_ports: bool = False):
+        super().__init__()
         if not (config.port or config.rest_api_port or free_ports):
             raise UserError("expected a --port or a --rest_api_port; received 0 for both")
-        configs = choices.models_of(config)
-        bounds = choices.bounds_of(config) if config.enable_batching else None
-        metrics_path = choices.metrics_path_of(config)
-        self.models = Models(configs, bounds, config.enable_model_warmup)
-        self.rest_url: str | None = None
-        self.grpc_address: str | None = None
+        warm_up, batches = config.enable_model_warmup, config.enable_batching
+        self.models = Models(models_of(config), batches, warm_up)
         metrics = Metrics()
-        host = f"[{config.host}]" if ":" in config.host else config.host
-        with contextlib.ExitStack() as stack:
-            stack.callback(self.models.stop)
-            # Before the interfaces, which then answer every request.
-            self.models.start(config.file_system_poll_wait_seconds)
-            if config.port or free_ports:
-                grpc_server = GrpcServer(self.models, config, metrics, config.port)
-                stack.callback(grpc_server.stop)
-                self.grpc_address = f"{host}:{grpc_server.port}"
-            if config.rest_api_port or free_ports:
-                app = RestApp(self.models, config, metrics, metrics_path)
-                http_server = HttpServer(
-                    app, config.host, config.rest_api_port, config.timeout_seconds
-                )
-                stack.callback(http_server.stop)
-                self.rest_url = f"http://{host}:{http_server.port}"
-            self._stack = stack.pop_all()
-
-    def stop(self) -> None:
-        """Accepts no more requests, completes pending ones, and unloads the models."""
-        self._stack.close()
-
-    def __enter__(self) -> "Server":
-        return self
-
-    def __exit__(self, *_: Any) -> None:
-        self.stop()
+        # Where clients on this machine reach it.
+        host = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(config.host, config.host)
+        # Ports are taken first, as models load for long, and answer last.
+        interfaces: list[GrpcServer | HttpServer] = []
+        if config.port or free_ports:
+            interfaces.append(GrpcServer(self.models, config, metrics))
+            self.grpc_address = address(host, interfaces[-1].port)
+        if config.rest_api_port or free_ports:
+            interfaces.append(HttpServer(RestApp(self.models, config, metrics), config))
+            self.rest_url = f"http://{address(host, interfaces[-1].port)}"
+        self.callback(self.models.stop)
+        self.models.start(config.file_system_poll_wait_seconds)
+        for interface in interfaces:
+            interface.start()
+            self.callback(interface.stop)

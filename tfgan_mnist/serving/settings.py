@@ -5,18 +5,16 @@ import dataclasses
 from pathlib import Path
 from typing import Any
 
+from tfgan_mnist import files
 from tfgan_mnist.errors import UserError
 from tfgan_mnist.exports.versions import versions
-from tfgan_mnist.serving import protos
 
-METRICS_PATH = "/monitoring/prometheus/metrics"
-MAX_PORT = 65535
 MAX = 2**31  # seconds, milliseconds or bytes; timers accept no more
 
 
-def option(default, meaning: str, at_least: float | None = None, at_most: float = MAX):
+def option(default, meaning: str, low: float | None = None, high: float = MAX):
     """A field with its meaning and limits."""
-    metadata = {"meaning": meaning, "limits": (at_least, at_most)}
+    metadata = {"meaning": meaning, "limits": (low, high)}
     return dataclasses.field(default=default, metadata=metadata)
 
 
@@ -28,22 +26,15 @@ class ServerConfig:
     model_name: str = option("", "name of the model; empty: that of its folder")
     model_config_file: str = option("", "models, policies and labels; a ModelServerConfig as text")
     host: str = option("127.0.0.1", "address to listen on; 0.0.0.0: all networks")
-    port: int = option(8500, "of gRPC; 0: off", at_least=0, at_most=MAX_PORT)
-    rest_api_port: int = option(
-        8501, "of REST, metrics and page; 0: off", at_least=0, at_most=MAX_PORT
-    )
-    rest_api_timeout_in_ms: int = option(30_000, "for a request to arrive, and to run", at_least=1)
-    rest_api_max_body_bytes: int = option(8 << 20, "of a request, inflated", at_least=1)
-    rest_api_enable_cors_support: bool = option(
-        False, "accept requests from pages of other servers"
-    )
-    file_system_poll_wait_seconds: float = option(
-        1.0, "between checks for new versions", at_least=0.01
-    )
+    allowed_hosts: str = option("", "other names of it, such as a.example,b.example; *: any")
+    port: int = option(8500, "of gRPC; 0: off", 0, 65535)
+    rest_api_port: int = option(8501, "of REST, metrics and page; 0: off", 0, 65535)
+    rest_api_timeout_in_ms: int = option(30_000, "for a request to arrive, and to run", 1)
+    rest_api_max_body_bytes: int = option(8 << 20, "of a request, inflated", 1)
+    rest_api_enable_cors_support: bool = option(False, "accept requests of other servers' pages")
+    file_system_poll_wait_seconds: float = option(1.0, "between checks for new versions", 0.01)
     enable_model_warmup: bool = option(True, "run the warm-up requests of a new version")
     enable_batching: bool = option(True, "run concurrent requests together")
-    batching_parameters_file: str = option("", "bounds of batches; BatchingParameters as text")
-    monitoring_config_file: str = option("", f"MonitoringConfig as text; empty: {METRICS_PATH}")
 
     def __post_init__(self):
         for field in dataclasses.fields(self):
@@ -56,8 +47,6 @@ class ServerConfig:
             raise UserError(
                 "expected --model_base_path=saved_models or --model_config_file=FILE, and not both"
             )
-        if self.batching_parameters_file and not self.enable_batching:
-            raise UserError("--batching_parameters_file: expected --enable_batching beside it")
 
     @property
     def timeout_seconds(self) -> float:
@@ -84,16 +73,9 @@ class ModelConfig:
         return set(sorted(found)[-self.latest :] if self.latest else found)
 
 
-@dataclasses.dataclass(frozen=True)
-class Bounds:
-    """The bounds of batches, with the names of TensorFlow Serving's BatchingParameters."""
-
-    max_batch_size: int = 256  # rows; a request with more is refused, without batches too
-    # The longest wait of a batch that is not full. At 0, requests gather while others run.
-    batch_timeout_micros: int = 0
-    max_enqueued_batches: int = 16  # waiting; when as many rows wait, requests are refused
-    num_batch_threads: int = 2  # batches of one signature that run at a time
-    allowed_batch_sizes: tuple[int, ...] = ()  # a batch is filled up to the next of them
+def address(host: str, port: int) -> str:
+    """A host and port as URLs have them."""
+    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
 
 
 def models_of(config: ServerConfig) -> list[ModelConfig]:
@@ -117,71 +99,32 @@ def models_of(config: ServerConfig) -> list[ModelConfig]:
 
 
 def _from_file(file: str) -> list[ModelConfig]:
+    from google.protobuf import text_format
     from tensorflow_serving.config import model_server_config_pb2
 
-    server_config = protos.read_text(file, model_server_config_pb2.ModelServerConfig())
+    server_config = model_server_config_pb2.ModelServerConfig()
+    try:
+        text_format.Parse(files.read_text(file), server_config)
+    except (text_format.ParseError, RecursionError) as error:
+        raise UserError(f"{file}: expected a ModelServerConfig in text format: {error}") from error
     models: dict[str, ModelConfig] = {}
     for entry in server_config.model_config_list.config:
         name, base_path, policy = entry.name, Path(entry.base_path), entry.model_version_policy
         if not name or name in models or set(name) & set("/:"):
             raise UserError(f"{file}: expected a name of its own per model; received {name!r}")
+        where = f"{file}: {name}: expected"
         if entry.model_platform not in ("", "tensorflow"):
-            raise UserError(
-                f"{file}: {name}: expected model_platform tensorflow; "
-                f"received {entry.model_platform!r}"
-            )
+            raise UserError(f"{where} model_platform tensorflow; received {entry.model_platform!r}")
         if not base_path.is_dir():
-            raise UserError(
-                f"{file}: {name}: expected a folder as base_path; there is no {base_path}"
-            )
+            raise UserError(f"{where} a folder as base_path; there is no {base_path}")
         if policy.HasField("specific") and not policy.specific.versions:
-            raise UserError(f"{file}: {name}: expected versions in `specific`")
+            raise UserError(f"{where} versions in `specific`")
         latest = 0 if policy.HasField("all") else policy.latest.num_versions or 1
         specific, labels = tuple(policy.specific.versions), dict(entry.version_labels)
         models[name] = ModelConfig(name, base_path, latest, specific, labels)
     if not models:
         raise UserError(f"{file}: expected model_config_list {{ config {{ .. }} }} with a model")
     return list(models.values())
-
-
-def bounds_of(config: ServerConfig) -> Bounds:
-    """The bounds of batches.
-
-    Raises:
-      UserError: the file is not valid, or asks for something that this server does not support.
-    """
-    file = config.batching_parameters_file
-    if not file:
-        return Bounds()
-    message = protos.read_text(file, protos.BatchingParameters())
-    if message.pad_variable_length_inputs:
-        raise UserError(f"{file}: pad_variable_length_inputs: expected false; nothing is padded")
-    given = {
-        field.name: getattr(message, field.name).value
-        for field in dataclasses.fields(Bounds)
-        if field.name != "allowed_batch_sizes" and message.HasField(field.name)
-    }
-    for name, value in given.items():
-        low = 0 if name == "batch_timeout_micros" else 1
-        if value < low:
-            raise UserError(f"{file}: {name}: expected a value >= {low}; received {value}")
-    bounds = Bounds(**given, allowed_batch_sizes=tuple(message.allowed_batch_sizes))
-    sizes = list(bounds.allowed_batch_sizes)
-    if sizes and (sizes != sorted(set(sizes)) or sizes[-1] != bounds.max_batch_size):
-        raise UserError(
-            f"{file}: allowed_batch_sizes: expected growing sizes that end with max_batch_size, "
-            f"{bounds.max_batch_size}; received {sizes}"
-        )
-    return bounds
-
-
-def metrics_path_of(config: ServerConfig) -> str | None:
-    """The path of the metrics; None: they are off. Without a monitoring file they are on."""
-    if not config.monitoring_config_file:
-        return METRICS_PATH
-    monitoring = protos.read_text(config.monitoring_config_file, protos.MonitoringConfig())
-    prometheus = monitoring.prometheus_config
-    return (prometheus.path or METRICS_PATH) if prometheus.enable else None
 
 
 def add_flags(parser: argparse.ArgumentParser) -> None:

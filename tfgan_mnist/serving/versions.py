@@ -2,22 +2,26 @@
 
 import contextlib
 import enum
+import functools
 import gc
 import logging
 import threading
+import time
 from collections.abc import Iterator
 from concurrent.futures import Future
 from pathlib import Path
+from typing import Any
 
 from tfgan_mnist.exports import session, warmup
 from tfgan_mnist.exports.request_errors import RequestError, invalid
 from tfgan_mnist.exports.versions import versions
 from tfgan_mnist.serving.batching import Batcher, Tensors
-from tfgan_mnist.serving.settings import Bounds, ModelConfig
+from tfgan_mnist.serving.settings import ModelConfig
 
 log = logging.getLogger(__name__)
 
 DEFAULT_SIGNATURE = "serving_default"
+WARM_UP_SECONDS = 60.0  # after which no further warm-up request begins
 
 
 class State(enum.Enum):
@@ -39,30 +43,27 @@ class Version:
         self.folder = folder
         self.state = State.START
         self.error = ""  # why it could not be loaded
-        self._files: object = None  # as they were when it was loaded
-        self._saved_model: session.SavedModel | None = None
+        self.signatures: dict[str, Any] = {}  # name -> SignatureDef
+        self._changed = 0.0  # when its folder was, before it was loaded
+        self._saved_model: Any = None  # a SavedModel, while it is loaded
         self._batchers: dict[str, Batcher] = {}
         self._users = 0
         self._unused = threading.Condition()
 
-    def load(self, bounds: Bounds | None, warm_up: bool) -> None:
+    def load(self, batches: bool = True, warm_up: bool = True) -> None:
         """Loads and warms the version. Its state is then AVAILABLE, or END with `error` set."""
         self.state = State.LOADING
         try:
-            self._files = _fingerprint(self.folder)
-            model = self._saved_model = session.SavedModel(self.folder)
-            for signature, inputs in warmup.read(self.folder) if warm_up else []:
-                session.check(self.inputs(signature), inputs)
-                outputs = tuple(sorted(self.signatures[signature].outputs))
-                model.run(signature, inputs, outputs)
-            for name, definition in model.signatures.items():
-                if definition.inputs:
-
-                    def run(inputs: Tensors, outputs: tuple[str, ...], name=name) -> Tensors:
-                        return model.run(name, inputs, outputs)
-
-                    threads = f"{self.model}-{self.number}-{name}"
-                    self._batchers[name] = Batcher(run, bounds, threads)
+            self._changed = self.folder.stat().st_mtime
+            self._saved_model = session.SavedModel(self.folder)
+            self.signatures = self._saved_model.signatures
+            if warm_up:
+                self._warm_up(self._saved_model)
+            self._batchers = {
+                name: Batcher(functools.partial(self._saved_model.run, name), batches)
+                for name, inputs in self._saved_model.specs.items()
+                if inputs
+            }
         except Exception as error:  # the other versions are still served
             self._unload()
             self.state, self.error = State.END, f"{type(error).__name__}: {error}"[:1000]
@@ -70,6 +71,16 @@ class Version:
             return
         self.state = State.AVAILABLE
         log.info("%s version %d is served", self.model, self.number)
+
+    def _warm_up(self, model: session.SavedModel) -> None:
+        requests = warmup.read(self.folder)
+        ends = time.monotonic() + WARM_UP_SECONDS
+        for signature, inputs in requests:
+            if time.monotonic() > ends:
+                log.warning("%s: the rest of the warm-up requests is skipped", self.folder)
+                return
+            session.check(self.inputs(signature), inputs)
+            model.run(signature, inputs, tuple(sorted(self.signatures[signature].outputs)))
 
     def _unload(self) -> None:
         for batcher in self._batchers.values():
@@ -79,27 +90,21 @@ class Version:
             self._saved_model.close()
             self._saved_model = None
 
-    def can_be_loaded_again(self, folder: Path) -> bool:
-        """Whether it was unloaded, or failed and its files have changed since."""
-        changed = not self.error or self._files != _fingerprint(folder)
-        return self.state is State.END and changed
-
-    @property
-    def signatures(self) -> dict:
-        """Name -> SignatureDef."""
-        assert self._saved_model
-        return self._saved_model.signatures
+    def may_load(self, folder: Path) -> bool:
+        """Whether it did not fail, or its folder has changed since."""
+        return not self.error or folder.stat().st_mtime != self._changed
 
     def inputs(self, signature: str) -> dict[str, session.Spec]:
         """Input name -> what it must be, of a signature.
 
         Raises:
-          RequestError: there is no such signature.
+          RequestError: there is no such signature, or it has no inputs.
         """
-        assert self._saved_model
         if signature not in self._saved_model.specs:
             message = f'Serving signature name: "{signature}" not found in signature def'
             raise RequestError("FAILED_PRECONDITION", message)
+        if not self._saved_model.specs[signature]:
+            raise invalid(f"Failed to get input map for signature: {signature}")
         return self._saved_model.specs[signature]
 
     def submit(self, signature: str, inputs: Tensors, outputs: tuple[str, ...] = ()) -> Future:
@@ -108,24 +113,22 @@ class Version:
         Raises:
           RequestError: the inputs do not match the signature, or too many requests wait.
         """
-        wanted = self.inputs(signature)
-        if not wanted:
-            raise invalid(f"Failed to get input map for signature: {signature}")
-        session.check(wanted, inputs)
+        session.check(self.inputs(signature), inputs)
         names = outputs or tuple(sorted(self.signatures[signature].outputs))
         return self._batchers[signature].submit(inputs, names)
 
-    def acquire(self) -> bool:
-        """Keeps the version loaded until `release`; False if it is not available."""
+    @contextlib.contextmanager
+    def in_use(self) -> Iterator[bool]:
+        """Keeps the version loaded inside the `with` block; False if it is not available."""
         with self._unused:
-            self._users += self.state is State.AVAILABLE
-            return self.state is State.AVAILABLE
-
-    def release(self) -> None:
-        """Ends what `acquire` began."""
-        with self._unused:
-            self._users -= 1
-            self._unused.notify_all()
+            available = self.state is State.AVAILABLE
+            self._users += available
+        try:
+            yield available
+        finally:
+            with self._unused:
+                self._users -= available
+                self._unused.notify_all()
 
     def retire(self) -> None:
         """Accepts no more requests, completes pending ones, and unloads."""
@@ -144,63 +147,38 @@ class Version:
 class Model:
     """A model: the versions that its configuration asks for."""
 
-    def __init__(self, config: ModelConfig, bounds: Bounds | None, warm_up: bool):
+    def __init__(self, config: ModelConfig, batches: bool, warm_up: bool):
         self.name = config.name
         self._config = config
-        self._bounds = bounds
-        self._warm_up = warm_up
+        self._loading = (batches, warm_up)
         self.versions: dict[int, Version] = {}  # also unloaded and failed ones
 
     def poll(self) -> None:
         """Loads new versions, then unloads those that are no longer to be served.
 
-        Unless a version to be served is available, the previous ones stay: a broken version does
-        not replace a good one.
+        A broken version does not replace a good one. When all folders of versions were deleted, all
+        are unloaded; when the base path itself is missing, as a lost disk is, all stay.
         """
+        if not self._config.base_path.is_dir():
+            return
         found = versions(self._config.base_path)
         aspired = self._config.aspired(set(found))
         for number in sorted(aspired):
             known = self.versions.get(number)
-            if known is None or known.can_be_loaded_again(found[number]):
+            if known is None or (known.state is State.END and known.may_load(found[number])):
                 version = Version(self.name, number, found[number])
                 # A new dictionary, as other threads may be reading the present one.
                 self.versions = {**self.versions, number: version}
-                version.load(self._bounds, self._warm_up)
-        if any(self.versions[number].state is State.AVAILABLE for number in aspired):
+                version.load(*self._loading)
+        available = (self.versions[number].state is State.AVAILABLE for number in aspired)
+        if not aspired or any(available):
             for number, version in self.versions.items():
                 if number not in aspired and version.state is State.AVAILABLE:
                     # In a thread, as it waits for requests while other models are polled.
                     threading.Thread(target=version.retire, daemon=True).start()
 
-    def find(self, number: int | None, label: str | None) -> Version:
-        """The available version of a number or label, else the highest.
-
-        Raises:
-          RequestError: there is none.
-        """
-        number = self._number(number, label)
-        available = {n: v for n, v in self.versions.items() if v.state is State.AVAILABLE}
-        wanted = max(available, default=None) if number is None else number
-        if wanted not in available:
-            raise _not_found(self.name, number)
-        return available[wanted]
-
-    def statuses(self, number: int | None, label: str | None) -> list[Version]:
-        """All versions, highest first, or the one of the number or label.
-
-        Raises:
-          RequestError: there is none.
-        """
-        number = self._number(number, label)
-        found = sorted(self.versions.values(), key=lambda version: -version.number)
-        if number is not None:
-            found = [version for version in found if version.number == number]
-        if not found:
-            which = "any versions" if number is None else f"version {number}"
-            raise RequestError("NOT_FOUND", f"Could not find {which} of model {self.name}")
-        return found
-
-    def _number(self, number: int | None, label: str | None) -> int | None:
+    def number(self, number: int | None, label: str | None) -> int | None:
+        """The number that a label stands for, or else `number`."""
         if label is None:
             return number
         if label not in self._config.labels:
@@ -208,92 +186,80 @@ class Model:
         return self._config.labels[label]
 
 
-class Models:
-    """All models by name, and the thread that looks for new versions.
+class Models(dict[str, Model]):
+    """All models by name, and the thread that looks for new versions."""
 
-    Args:
-      configs: of the models.
-      bounds: of batches; None: no batches.
-      warm_up: run the warm-up requests of a version before it is served.
-    """
-
-    def __init__(self, configs: list[ModelConfig], bounds: Bounds | None, warm_up: bool = True):
-        self._models = {config.name: Model(config, bounds, warm_up) for config in configs}
+    def __init__(self, configs: list[ModelConfig], batches: bool = True, warm_up: bool = True):
+        super().__init__({config.name: Model(config, batches, warm_up) for config in configs})
         self._stopped = threading.Event()
-        self._thread: threading.Thread | None = None
+        self._thread = threading.Thread(target=self._keep_polling, name="poll", daemon=True)
 
     def start(self, poll_seconds: float) -> None:
         """Loads the versions that exist, then looks for new ones until `stop`."""
         self.poll()
-        self._thread = threading.Thread(
-            target=self._keep_polling, args=[poll_seconds], name="poll", daemon=True
-        )
+        self._poll_seconds = poll_seconds
         self._thread.start()
 
     def poll(self) -> None:
         """Looks for new versions of all models once."""
-        for model in self._models.values():
+        for model in self.values():
             try:
                 model.poll()
             except Exception:  # such as an unreachable disk, which may come back
                 log.exception("%s: cannot look for versions", model.name)
 
-    def _keep_polling(self, seconds: float) -> None:
-        while not self._stopped.wait(seconds):
+    def _keep_polling(self) -> None:
+        while not self._stopped.wait(self._poll_seconds):
             self.poll()
 
     def stop(self) -> None:
         """Completes pending requests and unloads all models."""
         self._stopped.set()
-        if self._thread:
+        if self._thread.is_alive():
             self._thread.join()
-        for model in self._models.values():
+        for model in self.values():
             for version in model.versions.values():
                 version.retire()
 
-    def __contains__(self, name: str) -> bool:
-        return name in self._models
+    def find(self, name: str, number: int | None = None, label: str | None = None) -> Version:
+        """The available version of a number or label, else the highest.
 
-    def __iter__(self) -> Iterator[Model]:
-        return iter(self._models.values())
+        Raises:
+          RequestError: there is none.
+        """
+        available: dict[int, Version] = {}
+        if name in self:
+            number = self[name].number(number, label)
+            items = self[name].versions.items()
+            available = {n: version for n, version in items if version.state is State.AVAILABLE}
+        wanted = max(available, default=None) if number is None else number
+        if wanted not in available:
+            which = f"Latest({name})" if number is None else f"Specific({name}, {number})"
+            raise RequestError("NOT_FOUND", f"Servable not found for request: {which}")
+        return available[wanted]
 
     @contextlib.contextmanager
     def use(
         self, name: str, number: int | None = None, label: str | None = None
     ) -> Iterator[Version]:
-        """An available version of a model, which stays loaded inside the `with` block.
+        """The version of `find`, which stays loaded inside the `with` block."""
+        while True:
+            with (version := self.find(name, number, label)).in_use() as available:
+                if available:
+                    yield version
+                    return
+            # Unloaded since it was found: now there is a newer one, or none.
+
+    def statuses(self, name: str, number: int | None, label: str | None) -> list[Version]:
+        """All versions of a model, highest first, or the one of the number or label.
 
         Raises:
           RequestError: there is none.
         """
-        if name not in self._models:
-            raise _not_found(name, number)
-        while not (version := self._models[name].find(number, label)).acquire():
-            pass  # unloaded since it was found: now there is a newer one, or none
-        try:
-            yield version
-        finally:
-            version.release()
-
-    def statuses(
-        self, name: str, number: int | None = None, label: str | None = None
-    ) -> list[Version]:
-        """Versions of a model in any state; see `Model.statuses`."""
-        if name not in self._models:
-            raise RequestError("NOT_FOUND", f"Could not find any versions of model {name}")
-        return self._models[name].statuses(number, label)
-
-
-def _not_found(name: str, number: int | None) -> RequestError:
-    which = f"Latest({name})" if number is None else f"Specific({name}, {number})"
-    return RequestError("NOT_FOUND", f"Servable not found for request: {which}")
-
-
-def _fingerprint(folder: Path) -> list[tuple[str, int, int]]:
-    """Changes when files in the folder do."""
-    found = []
-    for path in sorted(folder.rglob("*")):
-        with contextlib.suppress(OSError):  # deleted meanwhile
-            stat = path.stat()
-            found.append((str(path), stat.st_mtime_ns, stat.st_size))
-    return found
+        known = self[name].versions if name in self else {}
+        number = self[name].number(number, label) if name in self else None
+        found = [known[n] for n in sorted(known, reverse=True) if number in (None, n)]
+        if not found:
+            which = "any versions" if number is None else f"version {number}"
+            raise RequestError("NOT_FOUND", f"Could not find {which} of model {name}")
+        return found

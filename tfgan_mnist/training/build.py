@@ -2,13 +2,11 @@
 
 from typing import Any
 
-import keras
 import tensorflow as tf
 
 from tfgan_mnist.config import Config
-from tfgan_mnist.models import cdcgan, dcgan, mlp
+from tfgan_mnist.models import cdcgan, dcgan, mlp, optimizers
 from tfgan_mnist.models.gan import GAN
-from tfgan_mnist.models.optimizers import Adam
 
 Shape = tuple[int, int, int]
 
@@ -34,6 +32,7 @@ def build(config: Config, image_shape: Shape, num_classes: int, jit_compile: boo
         r1=config.r1,
         r2=config.r2,
         gradient_penalty=config.gradient_penalty,
+        augment="none" if config.augment == "auto" else config.augment,
         jit_compile=jit_compile,
     )
 
@@ -91,10 +90,7 @@ def _model(config: Config, image_shape: Shape, num_classes: int) -> GAN:
     )
 
 
-def _adam(config: Config, learning_rate: float, steps: int) -> Adam:
-    """Adam whose learning rate decays over `steps` along a cosine."""
-    if config.final_learning_rate != 1:
-        learning_rate = keras.optimizers.schedules.CosineDecay(
-            learning_rate, decay_steps=steps, alpha=config.final_learning_rate
-        )
-    return Adam(learning_rate, beta_1=config.beta_1, beta_2=config.beta_2)
+def _adam(config: Config, learning_rate: float, steps: int) -> optimizers.Adam:
+    """Adam whose learning rate decays over `steps` updates."""
+    rate = optimizers.decayed(learning_rate, steps, config.final_learning_rate)
+    return optimizers.Adam(rate, beta_1=config.beta_1, beta_2=config.beta_2)

@@ -2,7 +2,9 @@
 
 import contextlib
 import math
+import shlex
 import signal
+import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -12,14 +14,14 @@ import numpy as np
 import tensorflow as tf
 from absl import logging
 
-from tfgan_mnist import runs
+from tfgan_mnist import files, runs
 from tfgan_mnist.data import pictures, pixels
 from tfgan_mnist.errors import Stopped, UserError
 from tfgan_mnist.evaluation import metrics
 from tfgan_mnist.exports import saved_model
 from tfgan_mnist.models.gan import GAN
 from tfgan_mnist.training import checkpoints, diagnostics
-from tfgan_mnist.training.evaluation_callback import Evaluation
+from tfgan_mnist.training.evaluation_callback import RunEvaluation
 
 GRID_COLUMNS = 10
 GRID_ROWS = 10  # unconditional, or when there are too many classes for a row each
@@ -29,14 +31,19 @@ MAX_ROLLBACKS = 3  # of one command
 
 
 class SampleGrid(keras.callbacks.Callback):
-    """Writes `samples/epoch_<n>.png` before training and after every epoch, from fixed latents."""
+    """Writes `samples/epoch_<n>.png` before training and after every epoch, from fixed latents.
 
-    def __init__(self, run: Path, tensorboard: bool = False):
+    Args:
+      folder: a run's, or any other, in which `samples` is made.
+      tensorboard: also write the grids for TensorBoard.
+    """
+
+    def __init__(self, folder: str | Path, tensorboard: bool = False):
         super().__init__()
-        self.folder = run / runs.SAMPLES
+        self.folder = Path(folder) / runs.SAMPLES
         self.writer = None
         if tensorboard:
-            self.writer = tf.summary.create_file_writer(str(run / "tensorboard"))
+            self.writer = tf.summary.create_file_writer(str(Path(folder) / "tensorboard"))
 
     def on_train_begin(self, logs=None):
         if self.model.steps_done == 0:
@@ -120,7 +127,7 @@ class TrainingDiagnostics(keras.callbacks.Callback):
       evaluation: has the real images' statistics; None: only the log is examined.
     """
 
-    def __init__(self, run: Path, action: str = "warn", evaluation: Evaluation | None = None):
+    def __init__(self, run: Path, action: str = "warn", evaluation: RunEvaluation | None = None):
         super().__init__()
         self.run = run
         self.action = action
@@ -191,7 +198,13 @@ class Checkpoint(keras.callbacks.Callback):
 
     @contextlib.contextmanager
     def saving_on_signals(self) -> Iterator[None]:
-        """Receives the first signal in this block, which is to contain `fit`."""
+        """Receives the first signal in this block, which is to contain `fit`.
+
+        Python gives signals to its main thread only; in another one nothing is changed.
+        """
+        if threading.current_thread() is not threading.main_thread():
+            yield
+            return
         former = {number: signal.getsignal(number) for number in self.SIGNALS}
 
         def restore():
@@ -220,8 +233,22 @@ class Checkpoint(keras.callbacks.Callback):
             raise Stopped(
                 self.received,
                 f"stopped after step {self.model.steps_done:,}; the state is saved. Go on with\n"
-                f"  python -m tfgan_mnist.train --resume={self.run}",
+                f"  python -m tfgan_mnist.train --resume={shlex.quote(str(self.run))}",
             )
+
+
+class KeepModels(keras.callbacks.Callback):
+    """Writes `models/epoch_<n>.keras` every few epochs, which `load_model` goes on from."""
+
+    def __init__(self, run: Path, every: int):
+        super().__init__()
+        self.folder = run / runs.MODELS
+        self.every = every
+
+    def on_epoch_end(self, epoch, logs=None):
+        if (epoch + 1) % self.every == 0:
+            with files.write_atomically(self.folder / f"epoch_{epoch + 1:03d}.keras") as partial:
+                self.model.save(partial)
 
 
 class KeepMetrics(keras.callbacks.Callback):

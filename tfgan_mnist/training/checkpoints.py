@@ -76,7 +76,8 @@ def restore(run: Path, model: GAN, step: int | None = None) -> int:
         paths.sort(key=lambda path: path != _path(run, step))  # stable
     for path in paths:
         try:
-            _checkpoint(model).read(str(path / "state")).assert_consumed()
+            with files.literal(path) as folder:
+                _checkpoint(model).read(str(folder / "state")).assert_consumed()
         except Exception as error:  # damaged files raise errors of many types
             reason = (str(error).strip() or repr(error)).splitlines()[0]
             logging.warning("%s is unreadable; skipping it: %s", path, reason)

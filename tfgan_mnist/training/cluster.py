@@ -34,7 +34,7 @@ def find() -> Cluster | None:
     """
     if described := os.environ.get("TF_CONFIG"):
         return _tf_config_cluster(described)
-    if int(os.environ.get("SLURM_STEP_NUM_TASKS", "1")) > 1:
+    if _slurm_number("SLURM_STEP_NUM_TASKS", 1) > 1:
         return _slurm_cluster()
     return None
 
@@ -58,12 +58,22 @@ def _tf_config_cluster(described: str) -> Cluster | None:
     return Cluster(addresses, index)
 
 
+def _slurm_number(name: str, default: int) -> int:
+    value = os.environ.get(name, default)
+    try:
+        return int(value)
+    except ValueError as error:
+        raise UserError(
+            f"{name}: expected a number, as srun sets it; received {value!r}"
+        ) from error
+
+
 def _slurm_cluster() -> Cluster:
     """The tasks of this SLURM step, in the order of their ranks."""
     import tensorflow as tf
 
     # Jobs on one machine need different ports, so these depend on the job's number.
-    first_port = 20_000 + int(os.environ.get("SLURM_JOB_ID", "0")) % 1_000 * 10
+    first_port = 20_000 + _slurm_number("SLURM_JOB_ID", 0) % 1_000 * 10
     try:
         # SLURM assigns GPUs itself (`--gpus-per-task`); the resolver fails where there are none.
         resolver = tf.distribute.cluster_resolver.SlurmClusterResolver(

@@ -1,6 +1,8 @@
 """What a run does after its last epoch: scores on the test images, pictures, the export."""
 
+import contextlib
 import os
+import shlex
 from pathlib import Path
 
 import tensorflow as tf
@@ -8,8 +10,9 @@ import tensorflow as tf
 from tfgan_mnist import files, runs
 from tfgan_mnist.config import Config
 from tfgan_mnist.data import ImageData, Split, pictures, pixels
+from tfgan_mnist.errors import UserError
 from tfgan_mnist.evaluation import curves, protocol, report
-from tfgan_mnist.exports import card, saved_model
+from tfgan_mnist.exports import card, saved_model, versions
 from tfgan_mnist.models.base import INFERENCE_BATCH
 from tfgan_mnist.models.gan import GAN
 from tfgan_mnist.training import checkpoints, evaluation_callback
@@ -83,10 +86,32 @@ def draw_pictures(run: Path) -> None:
 def export_model(run: Path, model: GAN, config: Config, resumed: bool) -> None:
     """Exports the generator as the next version, and notes its path in the run's folder.
 
-    A resumed run may have been killed between the two, so an export of the same weights will do.
+    It does not hide a better version of the same data set, which others draw with and serve: then
+    it is exported into the run's folder. A resumed run may have been killed between export and
+    note, so an export of the same weights will do.
     """
-    base_path = Path(config.export_root) / config.model
-    version = saved_model.export(model, base_path, card.describe_run(run), unless_there=resumed)
+    description = card.describe_run(run)
+    public = Path(config.export_root) / config.model
+    better = _better_version(public, description)
+    base_path = run / runs.EXPORT / config.model if better else public
+    version = saved_model.export(model, base_path, description, unless_there=resumed)
     with files.write_atomically(run / runs.EXPORTED) as partial:
         partial.write_bytes(os.fsencode(str(version)))
     print(f"Exported: {version}")
+    if better:
+        print(
+            f"Not to {public}, where {better} would be hidden by this run's "
+            f"{card.describe_quality(description)}. To publish it all the same:\n"
+            f"  python -m tfgan_mnist.export --run={shlex.quote(str(run))} "
+            f"--export_root={shlex.quote(config.export_root)}"
+        )
+
+
+def _better_version(base_path: Path, description: dict) -> str:
+    """The highest version under `base_path` if it is known to be better; else ""."""
+    with contextlib.suppress(UserError):  # no version there, or one without a card
+        version = versions.find_version(base_path)
+        other = card.read(version)
+        if card.is_worse(description, other):
+            return f"version {version.name} ({card.describe_quality(other)})"
+    return ""

@@ -2,7 +2,6 @@
 
 import contextlib
 import functools
-import sys
 from pathlib import Path
 
 from tfgan_mnist import data, runs
@@ -10,9 +9,9 @@ from tfgan_mnist.config import Config
 from tfgan_mnist.data import order
 from tfgan_mnist.models import networks
 from tfgan_mnist.models.gan import GAN
-from tfgan_mnist.training import build, callbacks, distribution, runtime
+from tfgan_mnist.training import build, callbacks, distribution, progress, runtime
 from tfgan_mnist.training.distribution import DistributionContext
-from tfgan_mnist.training.evaluation_callback import Evaluation
+from tfgan_mnist.training.evaluation_callback import RunEvaluation
 
 
 def build_model(config: Config, facts: runs.DataFacts, context: DistributionContext) -> GAN:
@@ -34,7 +33,7 @@ def train_epochs(
     config: Config,
     context: DistributionContext,
     run: Path | None,
-    evaluation: Evaluation | None,
+    evaluation: RunEvaluation | None,
 ) -> None:
     """Trains the remaining epochs, and writes the run's files where there is a folder `run`.
 
@@ -49,6 +48,8 @@ def train_epochs(
             *([evaluation] if evaluation else []),
             callbacks.TrainingDiagnostics(run, config.on_collapse, evaluation),
             *([callbacks.TensorBoard(run)] if config.tensorboard else []),
+            *([callbacks.KeepModels(run, config.keep_every)] if config.keep_every else []),
+            progress.Progress(config.epochs),
             checkpoint,
         ]
 
@@ -68,8 +69,7 @@ def train_epochs(
             steps_per_epoch=steps,
             shuffle=False,  # the pipeline does it, as a function of the seed and the epoch
             callbacks=[*writing, *more],
-            # A bar with an ETA on a terminal, a line per epoch in a file.
-            verbose=(1 if sys.stdout.isatty() else 2) if run else 0,
+            verbose=0,  # Keras's bar of seven metrics needs 206 columns
         )
 
     epoch, steps_done = divmod(model.steps_done, config.steps_per_epoch)

@@ -16,12 +16,24 @@ if TYPE_CHECKING:  # commands check their flags before they start TensorFlow
 
 # All else has to stay, or it would be another run. More epochs stretch the learning rates' decay,
 # so that the rates jump up where the run goes on.
-MAY_CHANGE = (*configuration.PLACES, "epochs", "tensorboard", "sync_batch_norm", "on_collapse")
+MAY_CHANGE = (
+    *(
+        *configuration.PLACES,
+        "epochs",
+        "keep_every",
+        "tensorboard",
+        "sync_batch_norm",
+        "on_collapse",
+    ),
+    "skip_broken",
+)
 
 
 def expect_same_config(run: Path, former: Config, received: Config) -> None:
     """Raises UserError when a value would turn the resumed run into another one."""
     for key, value in dataclasses.asdict(former).items():
+        if key == "dataset" and os.path.isabs(value):
+            continue  # pictures may lie elsewhere now; it is their content that has to be the same
         if key not in MAY_CHANGE and getattr(received, key) != value:
             raise UserError(
                 f"{key}: {run} was begun with {value!r}; received {getattr(received, key)!r}. "
@@ -45,7 +57,7 @@ def open_run(
         _expect_same_data(run, saved[1], facts, config)
     else:
         run = runs.create(config.run_root, config, facts, run)
-    print(f"{config}\n\n{'Resuming' if saved else 'Run folder'}: {run}")
+    print(f"{config.describe()}\n{'Resuming' if saved else 'Run folder'}: {run}")
     return run
 
 
@@ -54,13 +66,17 @@ def _expect_same_data(
 ) -> None:
     if not former.fingerprint:  # an old run
         former = former._replace(fingerprint=received.fingerprint)
+    if not former.class_names:  # likewise
+        former = former._replace(class_names=received.class_names)
     pairs = zip(former._fields, former, received)
     differences = [f"{key} {was!r}, now {now!r}" for key, was, now in pairs if was != now]
     if differences:
-        where = files.data_folder(config.data_dir)
+        what = f"the {config.dataset} that is in {files.data_folder(config.data_dir)} now"
+        if os.path.isabs(config.dataset):
+            what = f"what {config.dataset} holds now"
         raise UserError(
-            f"{run} was begun on other data than the {config.dataset} that is in {where} now: "
-            f"{'; '.join(differences)}. Put the former data there, or begin another run."
+            f"{run} was begun on other data than {what}: {'; '.join(differences)}. Put the "
+            "former data there, or begin another run."
         )
 
 
@@ -75,7 +91,7 @@ def restore(run: Path, model: "GAN", config: Config, facts: runs.DataFacts) -> b
     """
     from tfgan_mnist.training import checkpoints
 
-    for folder in (run, run / runs.SAMPLES, run / checkpoints.FOLDER):
+    for folder in (run, run / runs.SAMPLES, run / runs.MODELS, run / checkpoints.FOLDER):
         files.remove_partial(folder)
     if checkpoints.found(run):
         print(f"Continuing after step {checkpoints.restore(run, model):,}")

@@ -1,9 +1,12 @@
 """What has to be set before the first variable: seed, determinism, precision, XLA."""
 
+import contextlib
 import os
+from collections.abc import Iterator
 
 import keras
 import tensorflow as tf
+from tensorflow.python.framework import config
 
 
 def configure(seed: int, precision: str) -> None:
@@ -17,7 +20,23 @@ def configure(seed: int, precision: str) -> None:
     keras.config.set_dtype_policy(resolve_precision(precision))
     for gpu in tf.config.list_physical_devices("GPU"):
         # Leaves the memory that this process does not need. Possible before the GPU's first use.
-        tf.config.experimental.set_memory_growth(gpu, True)
+        with contextlib.suppress(RuntimeError):
+            tf.config.experimental.set_memory_growth(gpu, True)
+
+
+@contextlib.contextmanager
+def restored() -> Iterator[None]:
+    """Precision and determinism are as before when the block ends, which a notebook goes on after.
+
+    TensorFlow 2.21 has no public way to ask for determinism, or to end it.
+    """
+    policy, deterministic = keras.config.dtype_policy(), config.is_op_determinism_enabled()
+    try:
+        yield
+    finally:
+        keras.config.set_dtype_policy(policy)
+        if not deterministic:
+            config.disable_op_determinism()
 
 
 def resolve_precision(precision: str) -> str:
@@ -42,8 +61,15 @@ def use_xla() -> bool:
     return bool(tf.config.list_physical_devices("GPU"))
 
 
+def num_cores() -> int:
+    """The CPU cores that this process may use; macOS only tells how many there are."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
+
+
 def describe() -> str:
     """The devices and the precision: "2 CPU cores, float32"."""
     gpus = tf.config.list_physical_devices("GPU")
-    devices = f"{len(gpus)} GPU" if gpus else f"{len(os.sched_getaffinity(0))} CPU cores"
+    devices = f"{len(gpus)} GPU" if gpus else f"{num_cores()} CPU cores"
     return f"{devices}, {keras.config.dtype_policy().name}"

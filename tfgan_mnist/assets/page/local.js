@@ -4,7 +4,6 @@
 
 import { Failure } from "./rest.js";
 
-const RENEWAL_MS = 3_000; // that drawing waits for news of a file that the page has
 const RUNTIME = new URL("vendor/onnxruntime-web/", import.meta.url);
 
 const fetched = new Map(); // URL -> promise of an ArrayBuffer
@@ -16,18 +15,18 @@ export async function prefetch(model) {
   await Promise.allSettled([start(), bytes(modelUrl(model))]);
 }
 
-/** {latentDim, labelled} of a model; null when there is no ONNX file of that name. */
-export async function describe(model) {
-  await renew(model);
-  if ((await bytes(modelUrl(model))) === null) {
+/** The facts of a model by its file; null when there is no ONNX file of that name. */
+export async function describe(name) {
+  if ((await bytes(modelUrl(name))) === null) {
     return null;
   }
-  const session = await sessionOf(model);
+  const session = await sessionOf(name);
   const latents = session.inputMetadata.find((input) => input.name === "latents");
   if (!latents) {
-    throw new Failure(`${model}: expected a generator with an input “latents”.`);
+    throw new Failure(`${name}: expected a generator with an input “latents”.`);
   }
-  return { latentDim: latents.shape[1], labelled: session.inputNames.includes("labels") };
+  const labelled = session.inputNames.includes("labels");
+  return { name, latentDim: latents.shape[1], labelled };
 }
 
 /** The images [N][H][W][C] in [0, 1] of latents, a Float32Array a row. */
@@ -44,28 +43,6 @@ export async function predict(model, latents, labels) {
     throw new Failure("A label is none of the model's classes.");
   }
   return nested(Array.from(images.data), images.dims);
-}
-
-/** Asks whether there is a newer file of a model than the page has; without an answer it stays. */
-async function renew(model) {
-  const key = String(modelUrl(model));
-  const old = await fetched.get(key)?.catch(() => null);
-  if (!old) {
-    return;
-  }
-  const found = await download(key, AbortSignal.timeout(RENEWAL_MS)).catch(() => old);
-  if (found === null) {
-    fetched.delete(key);
-  } else if (same(new Uint8Array(found), new Uint8Array(old))) {
-    return;
-  } else {
-    fetched.set(key, Promise.resolve(found));
-  }
-  sessions.delete(model);
-}
-
-function same(some, others) {
-  return some.length === others.length && some.every((value, i) => value === others[i]);
 }
 
 function modelUrl(model) {
@@ -133,8 +110,8 @@ function bytes(url) {
   return fetched.get(key);
 }
 
-async function download(url, signal) {
-  const response = await fetch(url, { signal }).catch(() => {
+async function download(url) {
+  const response = await fetch(url).catch(() => {
     throw unreachable(url);
   });
   if (response.status === 404) {

@@ -1,6 +1,7 @@
 // TensorFlow Serving's REST interface: https://www.tensorflow.org/tfx/serving/api_rest
 
 const TIMEOUT_MS = 30_000;
+const LONG_LIST = /(\[(?:-?[\d.e-]+,){3}-?[\d.e-]+)[^\]]{30,}\]/g; // of numbers
 
 /** What a person can be told: a message that says what to do. */
 export class Failure extends Error {}
@@ -11,19 +12,28 @@ export class Server {
     this.base = base.endsWith("/") ? base : `${base}/`;
   }
 
-  /** {latentDim, labelled} of a model; null when the server has none of that name. */
-  async describe(model, signal) {
-    const response = await this.#fetch(`${path(model)}/metadata`, { signal });
+  /** {static, models: [facts]}, of our own server or a page without one; null without a list. */
+  async list() {
+    try {
+      return await (await fetch(new URL("models.json", this.base))).json();
+    } catch {
+      return null; // TensorFlow Serving has none
+    }
+  }
+
+  /** The facts of a model by its metadata; null when the server has none of that name. */
+  async describe(name, signal) {
+    const response = await this.#fetch(`${path(name)}/metadata`, { signal });
     if (response.status === 404) {
       return null;
     }
     const answer = await content(response);
-    const inputs = answer.metadata.signature_def.signature_def.serving_default?.inputs;
-    if (!inputs?.latents) {
-      throw new Failure(`${model}: expected a generator with an input “latents”.`);
+    const signature = answer.metadata.signature_def.signature_def.serving_default;
+    if (!signature?.inputs.latents) {
+      throw new Failure(`${name}: expected a generator with an input “latents”.`);
     }
-    const [, width] = inputs.latents.tensor_shape.dim;
-    return { latentDim: Number(width.size), labelled: "labels" in inputs };
+    const [, width] = signature.inputs.latents.tensor_shape.dim;
+    return { name, latentDim: Number(width.size), labelled: "labels" in signature.inputs };
   }
 
   /** The images [N][H][W][C] in [0, 1] that a request makes. */
@@ -41,10 +51,12 @@ export class Server {
     return answer.predictions ?? answer.outputs; // rows were asked for, or columns
   }
 
-  /** The request as a command for a terminal. */
-  curl(model, request) {
+  /** The request as a command for a terminal; to be looked at when it is `shortened`. */
+  curl(model, request, shortened = false) {
     const url = new URL(`${path(model)}:predict`, this.base);
-    return `curl ${quoted(String(url))} -d ${quoted(JSON.stringify(request))}`;
+    const text = JSON.stringify(request);
+    const body = shortened ? text.replace(LONG_LIST, "$1, …]") : text;
+    return `curl ${quoted(String(url))} -d ${quoted(body)}`;
   }
 
   async #fetch(relative, options = {}) {
@@ -62,7 +74,7 @@ export class Server {
         error.name === "TimeoutError" ? `took over ${TIMEOUT_MS / 1000} s` : "does not answer";
       throw new Failure(
         `The server at ${this.base} ${trouble}. Is it running, and may this page ask it (CORS)? ` +
-          "“In this browser” draws without it.",
+          "“This browser” draws without it.",
       );
     }
   }

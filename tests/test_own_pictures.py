@@ -1,0 +1,449 @@
+"""Folders of pictures and arrays of images: how they are read, kept, split and refused."""
+
+import os
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from tfgan_mnist import data
+from tfgan_mnist.data import cache, class_names, datasets, folders, order, sources, squares
+from tfgan_mnist.errors import UserError
+
+WHITE = (255, 255, 255)
+CORNERS = np.array([[[255, 0, 0], [0, 255, 0]], [[0, 0, 255], [255, 255, 255]]], np.uint8)
+LUMA = np.rint(CORNERS @ [0.299, 0.587, 0.114]).astype(np.uint8)
+
+
+def scene(width=48, height=32):
+    """Red, green, blue and white corners of the centred square; the rest is black."""
+    side = min(width, height)
+    picture = Image.new("RGB", (width, height))
+    square = Image.fromarray(CORNERS).resize((side, side), Image.Resampling.NEAREST)
+    picture.paste(square, ((width - side) // 2, (height - side) // 2))
+    return picture
+
+
+def corners_of(image):
+    """The four corners of (8, 8, C), as (2, 2, C)."""
+    return image[1::5, 1::5]
+
+
+def tile(number, side=28, mode="RGB"):
+    """A picture of one colour, another one for each number."""
+    color = (number * 37 % 256, number * 91 % 256, number % 256)
+    return Image.new("RGB", (side, side), color).convert(mode)
+
+
+def fill(folder, *numbers, **options):
+    """Writes tiles to `folder`/<number>.png."""
+    folder.mkdir(parents=True, exist_ok=True)
+    for number in numbers:
+        tile(number, **options).save(folder / f"{number}.png")
+    return folder
+
+
+@pytest.fixture
+def load(tmp_path):
+    """`data.load` with a data folder of the test's own."""
+
+    def load(path, **options):
+        return data.load(str(path), tmp_path / "data", **options)
+
+    return load
+
+
+def prepared(tmp_path):
+    return [path for path in (tmp_path / "data").rglob("*") if path.is_file()]
+
+
+# --- One picture ------------------------------------------------------------------------------
+
+
+def save_gif(picture, path):
+    picture.save(path, save_all=True, append_images=[Image.new("RGB", picture.size)])
+
+
+WRITERS = {
+    "a.png": lambda picture, path: picture.save(path),
+    "palette.png": lambda picture, path: picture.quantize(16).save(path),
+    "a.jpg": lambda picture, path: picture.save(path, quality=95, subsampling=0),
+    "cmyk.jpg": lambda picture, path: picture.convert("CMYK").save(path, quality=95),
+    "a.webp": lambda picture, path: picture.save(path, lossless=True),
+    "a.bmp": lambda picture, path: picture.save(path),
+    "a.gif": save_gif,
+    "a.TIFF": lambda picture, path: picture.save(path),
+    "without_ending": lambda picture, path: picture.save(path, format="PNG"),
+}
+
+
+@pytest.mark.parametrize("name", WRITERS)
+@pytest.mark.parametrize("size", [(48, 32), (32, 70)])
+def test_formats_become_the_centred_square(tmp_path, name, size):
+    WRITERS[name](scene(*size), tmp_path / name)
+    image = folders.decode(tmp_path / name, squares.Look(8, 3, WHITE))
+    np.testing.assert_allclose(corners_of(image).astype(int), CORNERS, atol=24)
+    gray = folders.decode(tmp_path / name, squares.Look(8, 1, WHITE))
+    np.testing.assert_allclose(corners_of(gray)[..., 0].astype(int), LUMA, atol=24)
+
+
+@pytest.mark.parametrize("orientation", range(1, 9))
+def test_the_cameras_orientation_is_applied(tmp_path, orientation):
+    transpose = Image.Transpose
+    stored = {  # how a camera stores the upright scene under each tag
+        2: [transpose.FLIP_LEFT_RIGHT],
+        3: [transpose.ROTATE_180],
+        4: [transpose.FLIP_TOP_BOTTOM],
+        5: [transpose.TRANSPOSE],
+        6: [transpose.ROTATE_90],
+        7: [transpose.TRANSVERSE],
+        8: [transpose.ROTATE_270],
+    }.get(orientation, [])
+    picture = scene()
+    for step in stored:
+        picture = picture.transpose(step)
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    picture.save(tmp_path / "a.jpg", quality=95, subsampling=0, exif=exif)
+    image = folders.decode(tmp_path / "a.jpg", squares.Look(8, 3, WHITE))
+    np.testing.assert_allclose(corners_of(image).astype(int), CORNERS, atol=24)
+
+
+@pytest.mark.parametrize("mode", ["RGBA", "LA", "P"])
+def test_transparent_pixels_show_the_background(tmp_path, mode):
+    picture = Image.new("RGBA", (8, 8), (9, 9, 9, 0)).convert(mode if mode != "P" else "RGBA")
+    if mode == "P":
+        picture = Image.new("P", (8, 8), 0)
+        picture.info["transparency"] = 0
+    picture.save(tmp_path / "a.png")
+    for background in WHITE, (128, 0, 255):
+        image = folders.decode(tmp_path / "a.png", squares.Look(8, 3, background))
+        assert image.reshape(-1, 3).tolist() == [list(background)] * 64
+
+
+def test_16_bits_and_two_levels(tmp_path):
+    levels = np.array([[0, 257 * 100], [257 * 200, 65535]], np.uint16)
+    Image.fromarray(np.kron(levels, np.ones((4, 4), np.uint16))).save(tmp_path / "a.png")
+    image = folders.decode(tmp_path / "a.png", squares.Look(8, 1, WHITE))
+    assert corners_of(image)[..., 0].tolist() == [[0, 100], [200, 255]]
+    Image.new("1", (8, 8), 1).save(tmp_path / "b.png")
+    assert folders.decode(tmp_path / "b.png", squares.Look(8, 1, WHITE)).min() == 255
+
+
+def test_resizing_averages_and_leaves_the_right_size_alone(tmp_path):
+    noise = np.random.default_rng(0).integers(0, 256, (64, 64, 3), np.uint8)
+    Image.fromarray(noise).save(tmp_path / "a.png")
+    same = folders.decode(tmp_path / "a.png", squares.Look(64, 3, WHITE))
+    np.testing.assert_array_equal(same, noise)
+    small = folders.decode(tmp_path / "a.png", squares.Look(8, 3, WHITE))
+    assert small.std() < 0.3 * noise.std()  # picked pixels would keep it
+
+
+@pytest.mark.parametrize(
+    ("shapes", "size"),
+    [
+        ([(48, 48)] * 3, 48),
+        ([(30, 30)] * 3, 28),  # a multiple of 4
+        ([(64, 64)] * 3, 64),
+        ([(300, 200)] * 3, 64),
+        ([(40, 40), (60, 50), (35, 99)], 32),
+        ([(31, 20)] * 3, 28),
+        ([(5, 5)] * 3, 28),
+    ],
+)
+def test_the_size_follows_from_the_pictures(shapes, size):
+    assert squares.choose_size(shapes) == size
+
+
+# --- Folders ----------------------------------------------------------------------------------
+
+
+def test_a_folder_for_each_class(tmp_path, load, capfd):
+    root = tmp_path / "pets"
+    fill(root / "dog", *range(10))
+    fill(root / "cat" / "more", *range(20, 30))
+    (root / "cat" / "Thumbs.db").write_bytes(b"no picture")
+    (root / ".DS_Store").write_bytes(b"hidden")
+    (root / "empty").mkdir()
+    pets = load(root)
+    assert pets.name == "pets"
+    assert pets.class_names == ("cat", "dog")
+    assert pets.num_classes == 2
+    assert pets.image_shape == (28, 28, 3)
+    found = {}
+    for split in pets.train, pets.test:
+        assert split.images.dtype == np.uint8
+        assert split.labels.dtype == np.int32
+        found |= {tuple(map(int, im[0, 0])): int(k) for im, k in zip(split.images, split.labels)}
+    expected = {tile(n).getpixel((0, 0)): 1 for n in range(10)}
+    assert found == expected | {tile(n).getpixel((0, 0)): 0 for n in range(20, 30)}
+    out, err = capfd.readouterr()
+    assert out == ""
+    assert "1 files that are no pictures left aside: cat/Thumbs.db" in err
+    assert f"{len(pets.train.labels)} pictures to train on and {len(pets.test.labels)} held" in err
+
+
+def test_pictures_without_classes(tmp_path, load):
+    pictures = load(fill(tmp_path / "pictures", *range(12)))
+    assert (pictures.num_classes, pictures.class_names) == (0, ())
+    assert len(pictures.train.images) + len(pictures.test.images) == 12
+    assert len(pictures.test.images) >= 1
+
+
+@pytest.mark.parametrize("test", ["test", "val", "validation"])
+def test_a_test_split_of_its_own(tmp_path, load, test):
+    root = tmp_path / "pets"
+    for split, numbers in ("train", (1, 2, 3)), (test, (4, 5)):
+        fill(root / split / "cat", *numbers)
+        fill(root / split / "dog", numbers[0] + 10)
+    pets = load(root)
+    assert pets.class_names == ("cat", "dog")
+    assert sorted(pets.train.images[:, 0, 0, 2]) == [1, 2, 3, 11]
+    assert sorted(pets.test.images[:, 0, 0, 2]) == [4, 5, 14]
+
+
+@pytest.mark.parametrize(("mode", "channels"), [("L", 1), ("RGB", 1), ("RGBA", 1), ("color", 3)])
+def test_channels_follow_from_the_pictures(tmp_path, load, mode, channels):
+    for number in range(4):
+        picture = tile(number) if mode == "color" else tile(number, mode="L").convert(mode)
+        (tmp_path / "pictures").mkdir(exist_ok=True)
+        picture.save(tmp_path / "pictures" / f"{number}.png")
+    pictures = load(tmp_path / "pictures")
+    assert pictures.image_shape == (28, 28, channels)
+    if channels == 1:
+        levels = [*pictures.train.images[:, 0, 0, 0], *pictures.test.images[:, 0, 0, 0]]
+        assert sorted(levels) == sorted(tile(n, mode="L").getpixel((0, 0)) for n in range(4))
+    assert load(tmp_path / "pictures", channels=3, image_size=12).image_shape == (12, 12, 3)
+
+
+def test_who_is_held_out_stays_held_out(tmp_path, load):
+    def held_out(pictures):
+        return {image.tobytes() for image in pictures.test.images}
+
+    root = fill(tmp_path / "pictures", *range(100))
+    before = held_out(load(root))
+    assert 4 <= len(before) <= 25
+    after = held_out(load(fill(root, *range(100, 150))))
+    assert before < after
+    digests = np.random.default_rng(0).integers(0, 2**64, 80_000, np.uint64)
+    train, test = sources.split(digests, None)
+    assert abs(len(test) - 10_000) < 400
+    assert sorted([*train, *test]) == list(range(80_000))
+
+
+# --- What is broken, missing or wrong -----------------------------------------------------------
+
+
+def break_picture(path):
+    content = path.read_bytes()
+    path.write_bytes(content[: len(content) // 2])
+
+
+@pytest.mark.parametrize("harm", ["cut", "empty", "text"])
+def test_a_broken_picture_stops_or_is_left_out(tmp_path, load, capfd, harm):
+    root = fill(tmp_path / "pictures", *range(10))
+    broken = root / "0.png"
+    if harm == "cut":
+        Image.fromarray(np.random.default_rng(0).integers(0, 256, (28, 28, 3), np.uint8)).save(
+            broken
+        )
+        break_picture(broken)
+    else:
+        broken.write_bytes(b"" if harm == "empty" else b"what is this?")
+    with pytest.raises(UserError, match=r"0\.png: a broken picture .*--skip_broken"):
+        load(root)
+    assert [path.name for path in prepared(tmp_path)] == [".lock"]
+    pictures = load(root, skip_broken=True)
+    assert len(pictures.train.images) + len(pictures.test.images) == 9
+    assert "1 broken pictures left out: 0.png" in capfd.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (lambda root: None, "expected a folder of pictures, .* received no such file or folder"),
+        (lambda root: root.mkdir(), "expected pictures .*at least 2; received 0, and 0 other"),
+        (lambda root: fill(root, 1), "at least 2; received 1"),
+        (lambda root: root.write_text("text"), "received another file"),
+        (
+            lambda root: fill(fill(root / "cat", 1, 2).parent, 3),
+            "expected a folder of pictures for each class, or .* both: 1 pictures beside .* 3.png",
+        ),
+    ],
+)
+def test_wrong_folders(tmp_path, load, make, message):
+    make(tmp_path / "pictures")
+    with pytest.raises(UserError, match=message):
+        load(tmp_path / "pictures")
+    assert [path for path in prepared(tmp_path) if path.name != ".lock"] == []
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"background": "whiet"}, "background: expected a colour such as white .*'whiet'"),
+        ({"image_size": 4}, "image_size: expected >= 8; received 4"),
+    ],
+)
+def test_wrong_options(tmp_path, load, options, message):
+    with pytest.raises(UserError, match=message):
+        load(fill(tmp_path / "pictures", 1, 2), **options)
+
+
+def test_a_data_folder_that_cannot_be_written(tmp_path, load):
+    (tmp_path / "data").write_text("a file")
+    with pytest.raises(UserError, match="data_dir: expected a folder that can be written"):
+        load(fill(tmp_path / "pictures", 1, 2))
+
+
+# --- The cache --------------------------------------------------------------------------------
+
+
+def test_pictures_are_decoded_once_and_anew_when_they_change(tmp_path, load, monkeypatch):
+    root = fill(tmp_path / "pictures", *range(6))
+    first = load(root)
+    with monkeypatch.context() as patch:
+        patch.setattr(folders, "decode", None)
+        again = load(root)
+        assert again.fingerprint == first.fingerprint
+        assert isinstance(again.train.images, np.memmap)
+    tile(77).save(root / "0.png")
+    os.utime(root / "0.png", (1, 1))
+    changed = load(root)
+    assert changed.fingerprint != first.fingerprint
+    load(root, image_size=32)  # beside the other
+    kept = [
+        path for path in (tmp_path / "data" / cache.FOLDER).glob("pictures-*/*") if path.is_dir()
+    ]
+    assert len(kept) == 2
+
+
+def test_what_a_killed_command_left_is_removed(tmp_path, load):
+    root = fill(tmp_path / "pictures", 1, 2)
+    parent = tmp_path / "data" / cache.FOLDER / datasets.file_name(str(root))
+    left = parent / ".0123abcd.partial.some"
+    left.mkdir(parents=True)
+    load(root)
+    assert not left.exists()
+
+
+# --- Arrays -----------------------------------------------------------------------------------
+
+
+def save_npz(path, **arrays):
+    np.savez_compressed(path, **arrays)
+    return path
+
+
+def some(*shape):
+    return np.random.default_rng(0).integers(0, 256, shape, np.uint8)
+
+
+@pytest.mark.parametrize(
+    ("shape", "expected"),
+    [
+        ((20, 28, 28), (28, 28, 1)),
+        ((20, 28, 28, 1), (28, 28, 1)),
+        ((20, 32, 32, 3), (32, 32, 3)),
+        ((20, 30, 50, 4), (28, 28, 3)),
+    ],
+)
+def test_arrays(tmp_path, load, shape, expected):
+    np.save(tmp_path / "images.npy", some(*shape))
+    images = load(tmp_path / "images.npy")
+    assert images.image_shape == expected
+    assert images.num_classes == 0
+    assert len(images.train.images) + len(images.test.images) == 20
+    if shape[1:3] == expected[:2]:
+        rows = {image.tobytes() for split in (images.train, images.test) for image in split.images}
+        assert rows == {image.tobytes() for image in some(*shape)}
+
+
+@pytest.mark.parametrize(
+    ("labels", "names"), [([3, 5] * 10, ("3", "5")), (["coat", "boot"] * 10, ("boot", "coat"))]
+)
+def test_labels_of_arrays(tmp_path, load, labels, names):
+    images = load(save_npz(tmp_path / "a.npz", images=some(20, 28, 28), labels=np.array(labels)))
+    assert images.class_names == names
+    wanted = {image.tobytes(): str(k) for image, k in zip(some(20, 28, 28), labels)}
+    for image, label in zip(images.train.images, images.train.labels):
+        assert wanted[image.tobytes()] == names[label]
+
+
+@pytest.mark.parametrize(
+    ("arrays", "message"),
+    [
+        ({"x": some(4, 28, 28)}, "expected an array named images; it has x"),
+        ({"images": some(4, 28, 28) / 255}, "expected images as uint8.*received float64"),
+        ({"images": some(4, 28)}, r"expected images of shape .*received uint8 of shape \(4, 28\)"),
+        ({"images": some(4, 28, 28, 5)}, "C = 1 to 4"),
+        ({"images": some(1, 28, 28)}, "at least 2"),
+        ({"images": some(4, 28, 28), "labels": np.zeros(3, int)}, "expected labels as 4 integers"),
+        ({"images": some(4, 28, 28), "labels": np.zeros(4)}, "received float64"),
+        ({"images": np.array([None] * 4)}, "cannot be read as arrays of NumPy"),
+    ],
+)
+def test_wrong_arrays(tmp_path, load, arrays, message):
+    with pytest.raises(UserError, match=message):
+        load(save_npz(tmp_path / "a.npz", **arrays))
+    (tmp_path / "a.npz").write_bytes(b"PK damaged")
+    with pytest.raises(UserError, match="cannot be read as arrays of NumPy"):
+        load(tmp_path / "a.npz")
+
+
+# --- Names ------------------------------------------------------------------------------------
+
+
+def test_what_is_a_path(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    for name in "mnist", "fashion_mnist", "pets":
+        (tmp_path / name).mkdir()
+    paths = ["./x", "../x", "~/x", "/x", "x.npz", "x.npy", "pets", "some/where", "./mnist"]
+    names = ["mnist", "stacked_mnist", "fashion_mnist", "emnist/letters", "cifar10", "xqzw"]
+    assert [name for name in paths if not datasets.is_path(name)] == []
+    assert [name for name in names if datasets.is_path(name)] == []
+    assert data.canonical("pets") == str(tmp_path / "pets")
+    assert data.short_name(data.canonical("pets")) == "pets"
+    assert data.canonical("emnist/letters") == "emnist/letters"
+    assert data.file_name("emnist/letters") == "emnist-letters"
+    assert data.file_name("/a/pets") != data.file_name("/b/pets")
+
+
+def test_classes_by_name_or_number():
+    names = ("Trouser", "coat", "3")
+    assert class_names.parse("Coat, trouser,0", names, 3) == [1, 0, 0]
+    assert class_names.parse("3", names, 3) == [2]
+    assert class_names.parse("3", (), 10) == [3]
+    with pytest.raises(UserError, match="expected classes of Trouser, coat, 3; received 'caot'"):
+        class_names.parse("caot", names, 3)
+    with pytest.raises(UserError, match=r"expected 0\.\.2; received 4"):
+        class_names.parse("4", names, 3)
+
+
+# --- Batches ----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("kind", ["aligned", "shifted", "read-only", "strided"])
+def test_batches_of_any_array(kind):
+    images = some(20, 4, 4, 3)
+    if kind == "shifted":
+        memory = np.empty(images.size + 1, np.uint8)
+        images = memory[1:].reshape(images.shape)
+        images[:] = some(20, 4, 4, 3)
+    elif kind == "strided":
+        images = some(20, 4, 8, 3)[:, :, ::2]
+    images.flags.writeable = kind != "read-only"
+    split = data.Split(images, np.arange(20, dtype=np.int32))
+    ((pixels, labels),) = order.batches(split, 20, seed=0).take(1)
+    np.testing.assert_array_equal(np.rint((pixels.numpy() + 1) * 127.5), images[labels.numpy()])
+
+
+def test_own_pictures_are_held_out_without_a_copy(tmp_path, load):
+    pictures = load(fill(tmp_path / "pictures", *range(60), side=8))
+    training, held_out = order.hold_out(pictures.train, 5)
+    assert np.shares_memory(training.images, pictures.train.images)
+    np.testing.assert_array_equal(training.images, pictures.train.images[5:])
+    np.testing.assert_array_equal(held_out.images, pictures.train.images[:5])
+    ((pixels, _),) = order.batches(training, len(training.images), seed=0).take(1)
+    levels = np.rint((pixels.numpy() + 1) * 127.5)[:, 0, 0, 2]
+    assert sorted(levels) == sorted(training.images[:, 0, 0, 2])

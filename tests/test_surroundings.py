@@ -1,0 +1,95 @@
+"""Where the commands run: threads, notebooks, pipes, SLURM, users without a home, Windows."""
+
+import os
+import subprocess
+import sys
+import threading
+
+import keras
+import pytest
+from tensorflow.python.framework import config as tf_config
+
+from tfgan_mnist import cli, config, data, files, train
+from tfgan_mnist.errors import UserError
+from tfgan_mnist.training import cluster, runtime
+
+TINY = {"g_width": 2, "d_width": 2, "latent_dim": 4, "batch_size": 8}
+
+
+def test_training_in_a_thread_leaves_the_process_as_it_was(tmp_path, mnist, data_dir, monkeypatch):
+    """A web demo trains in a thread; a notebook goes on with its own precision and kernels."""
+    monkeypatch.setattr(data, "load", lambda *arguments: mnist)
+    before = keras.config.dtype_policy().name, tf_config.is_op_determinism_enabled()
+    places = {"run_root": f"{tmp_path}/runs", "export_root": f"{tmp_path}/exports"}
+    wanted = config.resolve(
+        TINY
+        | places
+        | {"epochs": 1, "steps_per_epoch": 2, "epochs_per_evaluation": 0, "data_dir": str(data_dir)}
+        | {"precision": "mixed_bfloat16"}
+    )
+    done = []
+    thread = threading.Thread(target=lambda: done.append(train.train(wanted)))
+    thread.start()
+    thread.join()
+    assert (done[0] / "exported").exists()
+    assert (keras.config.dtype_policy().name, tf_config.is_op_determinism_enabled()) == before
+
+
+def test_precision_and_determinism_are_restored_after_an_error():
+    before = keras.config.dtype_policy().name, tf_config.is_op_determinism_enabled()
+    with pytest.raises(ZeroDivisionError), runtime.restored():
+        runtime.configure(0, "mixed_bfloat16")
+        assert tf_config.is_op_determinism_enabled()
+        _ = 1 / 0
+    assert (keras.config.dtype_policy().name, tf_config.is_op_determinism_enabled()) == before
+
+
+@pytest.mark.parametrize("variable", ["SLURM_STEP_NUM_TASKS", "SLURM_JOB_ID"])
+def test_slurm_variables_that_are_no_numbers_are_named(variable, monkeypatch):
+    monkeypatch.setenv("SLURM_STEP_NUM_TASKS", "2")
+    monkeypatch.setenv(variable, "4(x2)")
+    with pytest.raises(UserError, match=rf"{variable}: expected a number.*'4\(x2\)'"):
+        cluster.find()
+
+
+def test_a_user_without_a_home(monkeypatch):
+    monkeypatch.delenv("TFDS_DATA_DIR", raising=False)
+    monkeypatch.setattr(os.path, "expanduser", lambda path: path)
+    with pytest.raises(UserError, match="needs a home folder. Give another with --data_dir"):
+        files.data_folder()
+    assert str(files.data_folder("/data")) == "/data"
+
+
+def test_a_home_that_is_read_only(tmp_path):
+    from tfgan_mnist.data import tfds
+
+    (tmp_path / "home").write_text("a file is not writable as a folder, for root either")
+    with pytest.raises(UserError, match="expected a folder that can be written.*--data_dir"):
+        tfds.load("mnist", tmp_path / "home", None, 28, None)
+
+
+def test_a_reader_that_goes_away_is_no_error():
+    """As in `| head -1`: status 141, which shells know, and nothing on stderr."""
+    read, write = os.pipe()
+    os.close(read)
+    try:
+        done = subprocess.run(
+            [sys.executable, "-m", "tfgan_mnist.train", "--dry_run"],
+            stdout=write,
+            stderr=subprocess.PIPE,
+            check=False,
+        )
+    finally:
+        os.close(write)
+    assert (done.returncode, done.stderr) == (141, b"")
+
+
+def test_windows_is_told_what_to_do(monkeypatch):
+    monkeypatch.setattr(sys, "platform", "win32")
+    with pytest.raises(SystemExit, match="WSL2"):
+        cli.run(lambda arguments: None, cli.Parser("any", ""))
+
+
+def test_modules_import_where_there_is_no_fcntl():
+    program = "import sys; sys.modules['fcntl'] = None; import tfgan_mnist.train"
+    subprocess.run([sys.executable, "-c", program], check=True)

@@ -1,0 +1,98 @@
+"""What a notebook or another program does with models, images and runs, in a line each.
+
+All names are in `tfgan_mnist` itself: `from tfgan_mnist import load_run, score, show`.
+"""
+
+from pathlib import Path
+from typing import NamedTuple
+
+import keras
+import numpy as np
+from PIL import Image
+
+from tfgan_mnist import data
+from tfgan_mnist.data import pictures, pixels
+from tfgan_mnist.evaluation import classifier as classifiers
+from tfgan_mnist.evaluation import protocol
+from tfgan_mnist.models.gan import GAN
+from tfgan_mnist.training import callbacks, checkpoints, evaluation_callback
+
+SampleGrid = callbacks.SampleGrid
+SCALE = 2  # a digit of 28 pixels is 56 on the screen
+
+
+class Score(NamedTuple):
+    """A metric of samples, and the same metric of as many real images."""
+
+    samples: float
+    real: float
+
+
+class Evaluation(evaluation_callback.Evaluation):
+    """A callback of `fit` that adds FID, precision, recall and more to the logs of an epoch.
+
+    It compares samples with test images. Do not choose by it what you will report on them.
+
+    Args:
+      data_set: of `data.load`; needs a classifier, which the package has for MNIST.
+      every: epochs from one evaluation to the next.
+      num: test images, and samples.
+    """
+
+    def __init__(self, data_set: data.ImageData, every: int = 1, num: int = 5000):
+        classifier = classifiers.load(data_set.name, data_set.image_shape)
+        real = data.Split(*(part[:num] for part in data_set.test))
+        super().__init__(classifier, real, every)
+
+
+def load_model(path: str | Path) -> GAN:
+    """The model in a `.keras` file, with the state of its training."""
+    return keras.saving.load_model(path)
+
+
+def load_run(run: str | Path) -> GAN:
+    """The model in a run's folder, of its best evaluation, or the newest without any.
+
+    Raises:
+      UserError: not a run folder, or no readable checkpoint in it.
+    """
+    return checkpoints.restore_run(run)[1]
+
+
+def show(images, columns: int | None = None) -> Image.Image:
+    """Images in a grid, as a picture that a notebook shows.
+
+    Args:
+      images: (N, H, W, C), float in [-1, 1] or uint8.
+      columns: of the grid. Default: as many as rows.
+    """
+    images = np.asarray(images)
+    if images.dtype != np.uint8:
+        images = pixels.to_uint8(images)
+    return pictures.to_picture(pixels.enlarge(pixels.grid(images, columns), SCALE))
+
+
+def score(
+    samples, data_set: data.ImageData, labels=None, num: int = protocol.NUM, seed: int = 0
+) -> dict[str, Score]:
+    """Metrics of samples against the test images, each beside that of real images.
+
+    Args:
+      samples: a model, or images (N, H, W, C), float in [-1, 1] or uint8; N >= 1000.
+      data_set: of `data.load`; needs a classifier, which the package has for MNIST.
+      labels: (N,) integers of conditional samples, where images are given.
+      num: how many samples to draw with a model.
+      seed: of their latents.
+
+    Raises:
+      UserError: too few samples, or no classifier for the data set.
+    """
+    classifier = classifiers.load(data_set.name, data_set.image_shape)
+    if isinstance(samples, GAN):
+        samples, labels = evaluation_callback.draw(samples, num, seed)
+    samples = np.asarray(samples)
+    if samples.dtype != np.uint8:
+        samples = pixels.to_uint8(samples)
+    found = protocol.evaluate(classifier, data_set, samples, labels, source="samples", seed=seed)
+    scores, real = found.results["scores"], found.results["floor"]
+    return {key: Score(value, real[key]) for key, value in scores.items()}
