@@ -70,6 +70,7 @@ setup(
         "tensorboard": ["tensorboard"],
         "test": [
             *("hypothesis", "mypy", "pytest>=8", "pytest-xdist", "pyyaml", "ruff", "scipy"),
+            *("ipykernel", "nbmake"),  # run learn/
             "tensorboard",
             *(LITERT + ONNX + SERVE),
         ],
