@@ -17,7 +17,7 @@ if TYPE_CHECKING:  # flags are checked before TensorFlow starts
     from tfgan_mnist.training.distribution import DistributionContext
 
 # These may differ between workers: each reads its own data, and only the chief writes.
-OWN_TO_WORKERS = (*configuration.PLACES, "keep_every", "tensorboard")
+OWN_TO_WORKERS = (*configuration.PLACES, "grid", "keep_every", "tensorboard")
 MAX_SECONDS = 10_000_000  # a third of a year; timers have a limit
 
 
