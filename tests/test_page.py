@@ -365,24 +365,28 @@ def test_the_walk_ends_at_the_other_seed(visit):
     np.testing.assert_allclose(by_button, end, rtol=0, atol=1e-5)
 
 
+def watched(page):
+    page.add_init_script(
+        "window.ways = new Set();"
+        "setInterval(() => window.ways.add(document.querySelector('#way')?.value), 20);"
+    )
+
+
 @in_browser
 def test_it_moves_by_itself_and_comes_back(visit):
-    person = visit(reduced_motion="no-preference")
-    person.drawn()
-    pause = person.button("Pause the walk")
-    pause.wait_for()
-    seen = {person.shown()[0] for _ in range(10)}
-    assert len(seen) > 2
-    first = person.page.evaluate("window.drawings[0]")
-    person.button("Play the walk").wait_for()  # it ended
-    person.page.wait_for_selector("html[data-drawings='2']")
-    np.testing.assert_allclose(person.page.evaluate("window.drawings[1]"), first, atol=1e-6)
+    person = visit(reduced_motion="no-preference", before=watched)
+    person.page.wait_for_selector("html[data-drawings='2']")  # at the end it draws exactly
+    assert person.page.evaluate("window.ways.size") > 3
+    first, last = person.page.evaluate("window.drawings")
+    np.testing.assert_allclose(last, first, rtol=0, atol=1e-6)
+    person.page.wait_for_selector("[aria-busy=false]")
     fresh = person.drawn(lambda: person.button("New handwriting").click())
     assert abs(fresh - first).max() > 0.5
     person.button("Play the walk").click()
-    pause.click()
+    assert person.button("Pause the walk").is_visible()
     person.drawn(lambda: person.field("Your number").fill("5"))
     assert len(person.shown()) == 4
+    assert person.page.locator("#way").input_value() == "0"
 
 
 @in_browser

@@ -43,7 +43,7 @@ class HttpServer:
                 ws="none",
                 lifespan="off",
                 log_config=None,
-                log_level="error",  # not every malformed request
+                log_level="critical",  # not every malformed request
                 access_log=False,
                 proxy_headers=False,
                 server_header=False,

@@ -69,6 +69,8 @@ class RestApp:
         try:
             answer = await self._answer(scope, receive)
         except RequestError as error:
+            if error.code == "CANCELLED":  # by a client that has gone
+                return
             # After these statuses the rest of the request may still arrive.
             headers = ((b"connection", b"close"),) if error.http_status in (408, 413) else ()
             answer = Answer(error.http_status, json_answer.error(error.message), headers=headers)
@@ -146,8 +148,7 @@ class RestApp:
                 try:
                     outputs = await asyncio.wait_for(future, self._config.timeout_seconds)
                 except TimeoutError:
-                    message = "The request took too long"
-                    raise RequestError("DEADLINE_EXCEEDED", message) from None
+                    raise RequestError("DEADLINE_EXCEEDED", "It took too long") from None
                 self._metrics.run(version.model, time.monotonic() - started)
             size = sum(array.nbytes for array in outputs.values())
             return Answer(200, await _beside(size, json_answer.answer, outputs, rows))
@@ -170,8 +171,7 @@ class RestApp:
                         body += message["body"]
                     more = message["more_body"]
         except TimeoutError:
-            text = "The request did not arrive in time"
-            raise RequestError("DEADLINE_EXCEEDED", text, 408) from None
+            raise RequestError("DEADLINE_EXCEEDED", "It did not arrive in time", 408) from None
         if headers.get(b"content-encoding", b"").lower() == b"gzip" and size <= limit:
             body = await asyncio.to_thread(_inflate, body, limit)
         if max(size, len(body)) > limit:
