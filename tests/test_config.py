@@ -60,6 +60,13 @@ def test_papers_configurations_do_not_follow_the_recipes(name, monkeypatch):
     assert (config_.beta_1, config_.g_learning_rate) == (0.5, 2e-4)
 
 
+def test_grids_have_rows_and_columns(toml):
+    assert resolve(parse("--grid=16x16")).grid == "16x16"
+    for wrong in ("16", "0x4", "4 x 4", "100x2"):
+        with pytest.raises(UserError, match="grid: expected rows and columns like 16x16"):
+            resolve(parse(f"--grid={wrong}"))
+
+
 def test_a_file_for_another_model_is_refused(toml):
     with pytest.raises(UserError, match="some.toml is for gan; received --model=cdcgan"):
         resolve(parse("--model=cdcgan"), toml('model = "gan"'))

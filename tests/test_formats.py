@@ -10,13 +10,13 @@ import onnxruntime
 import pytest
 from tiny_models import FACTS, MODELS, labels_for, passing_through, settings_of, tiny
 
-from tfgan_mnist import cli, export, runs
+from tfgan_mnist import cli, export, load_model, runs
 from tfgan_mnist.errors import UserError
 from tfgan_mnist.exports import formats, saved_model
 from tfgan_mnist.exports.versions import next_number, versions
 from tfgan_mnist.training import checkpoints
 
-FORMATS = tuple(formats.SUFFIXES)
+FORMATS = ("onnx", "litert")
 
 
 @pytest.fixture(scope="module", params=[(name, of) for name in MODELS for of in FORMATS])
@@ -221,3 +221,16 @@ def test_a_saved_model_needs_no_extra(tmp_path, monkeypatch):
     for package in ("onnx", "onnxruntime", "tf2onnx", "ai_edge_litert", "tensorflow_serving"):
         monkeypatch.setitem(sys.modules, package, None)  # importing it raises ImportError
     assert saved_model.export(passing_through(), tmp_path).exists()
+
+
+def test_a_keras_file_trains_on(tmp_path, monkeypatch, capsys):
+    model = tiny("cdcgan")
+    path = formats.export_file(model, tmp_path, "keras")
+    assert path == tmp_path / "1.keras" and next_number(tmp_path) == 2
+    loaded = load_model(path)
+    request = request_of(model, 4)
+    images = loaded.sample(request["latents"], request["labels"])
+    np.testing.assert_allclose(images, model.sample(*request.values()), atol=1e-6)
+    loaded.fit(np.zeros((8, 8, 8, 3)), np.zeros(8, np.int32), verbose=0)
+    assert command(monkeypatch, f"--saved_model={tmp_path}", "--format=keras") == 2
+    assert "expected --run=FOLDER" in capsys.readouterr().err

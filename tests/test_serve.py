@@ -137,8 +137,10 @@ def test_the_command(tmp_path, exports):
         try:
             lines = "".join(process.stdout.readline() for _ in range(4))
             url = f"http://127.0.0.1:{port}"
+            fids = {"cdcgan": 0.562, "dcgan": 1.17, "gan": 4.82}  # of the cards
             assert lines == f"page: {url}/\n" + "".join(
-                f"model: {name}, {url}/v1/models/{name}\n" for name in ("cdcgan", "dcgan", "gan")
+                f"model: {name}, version 1 (FID {fid} on mnist), {url}/v1/models/{name}\n"
+                for name, fid in fids.items()
             )
             for address in re.findall(r"http\S+", lines):
                 with urllib.request.urlopen(address) as answer:

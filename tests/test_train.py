@@ -77,7 +77,7 @@ def read_log(run) -> list[dict]:
 
 @pytest.mark.parametrize("model", TINY)
 def test_a_run_from_flags_to_export(model, flags, tmp_path, capsys):
-    run_train(flags(model, keep_every=2))
+    run_train(flags(model, keep_every=2, grid="10x12"))
     run = tmp_path / "runs" / f"0001-{model}"
 
     assert json.loads((run / "config.json").read_text())["config"]["model"] == model
@@ -91,7 +91,7 @@ def test_a_run_from_flags_to_export(model, flags, tmp_path, capsys):
     assert all(np.isfinite(float(value)) for row in rows for value in row.values())
     grids = sorted(path.name for path in (run / "samples").iterdir())
     assert grids == [f"epoch_{epoch:03d}.png" for epoch in range(EPOCHS + 1)]
-    assert Image.open(run / "samples" / grids[0]).size == (604, 604)  # 10 x 10 of 28 + 2, twice
+    assert Image.open(run / "samples" / grids[0]).size == (724, 604)  # 12 x 10 of 28 + 2, twice
     with Image.open(run / "samples.gif") as gif:
         assert gif.n_frames >= 2
     Image.open(run / "curves.png").verify()
@@ -277,7 +277,7 @@ def test_a_grid_has_a_row_per_class_and_the_same_latents_in_each(num_classes, ro
             drawn.append((latents.reshape(rows, 10), labels.reshape(rows, 10)))
             return np.zeros((len(latents), 28, 28, 1))
 
-    callbacks.sample_grid(Model())
+    assert callbacks.sample_grid(Model()).shape == (30 * rows + 2, 302, 1)
     ((latents, labels),) = drawn
     np.testing.assert_array_equal(latents, np.arange(10)[None].repeat(rows, 0))
     shown = np.linspace(0, num_classes - 1, rows).round()

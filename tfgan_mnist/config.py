@@ -9,6 +9,7 @@ docs/recipes.md.
 import dataclasses
 import json
 import os
+import re
 import tomllib
 import typing
 from typing import Any
@@ -139,6 +140,7 @@ class Config:
     # What is written
     run_root: str = option("runs", "folder of the numbered run folders")
     export_root: str = option("saved_models", "folder of <model>/<version>/ exports")
+    grid: str = option("10x10", "rows and columns of sample grids; classes may have a row each")
     keep_every: int = option(
         0, "epochs from one .keras file of the model to the next; 0: none", at_least=0
     )
@@ -150,6 +152,8 @@ class Config:
                 object.__setattr__(self, key, os.path.expanduser(place))
         for field in dataclasses.fields(self):
             _check(field, getattr(self, field.name))
+        if not re.fullmatch(r"[1-9]\d?x[1-9]\d?", self.grid):
+            raise UserError(f"grid: expected rows and columns like 16x16; received {self.grid!r}")
         penalties = {key: getattr(self, key) for key in ("r1", "r2", "gradient_penalty")}
         try:
             rules.check_loss(self.loss, self.label_smoothing)

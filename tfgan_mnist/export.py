@@ -57,6 +57,8 @@ def main(arguments) -> None:
         export_page(find_version(Path(arguments.saved_model)), Path(arguments.page))
         print(f"Page: {arguments.page}/index.html, for any web server: python -m http.server")
         return
+    if arguments.format == "keras" and not arguments.run:
+        raise UserError("--format=keras: expected --run=FOLDER; an export has the generator alone")
     if arguments.format != SAVED_MODEL:
         formats.expect_packages(arguments.format)
     if arguments.run:
@@ -86,7 +88,8 @@ def parser() -> cli.Parser:
         "--format",
         choices=[SAVED_MODEL, *SUFFIXES],
         default=SAVED_MODEL,
-        help="onnx and litert need the extra of that name (default: %(default)s)",
+        help="onnx and litert need the extra of that name; keras: a file to train on with "
+        "(default: %(default)s)",
     )
     parser.add_argument(
         "--page",

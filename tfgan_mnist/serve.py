@@ -7,19 +7,23 @@ such folders, for which TensorFlow Serving needs a --model_config_file. The REST
 another is given; TensorFlow Serving has none then.
 """
 
+import contextlib
 import logging
 import signal
 import sys
 import threading
+from collections.abc import Iterable
 from typing import TYPE_CHECKING
 from urllib.parse import quote
 
 from tfgan_mnist import cli
 from tfgan_mnist.errors import UserError
+from tfgan_mnist.exports import card
 from tfgan_mnist.serving.settings import ServerConfig, add_flags
 
 if TYPE_CHECKING:
     from tfgan_mnist.serving.server import Server
+    from tfgan_mnist.serving.versions import Version
 
 
 def start(config: ServerConfig, free_ports: bool = False) -> "Server":
@@ -54,10 +58,24 @@ def main(arguments) -> None:
         for model in server.models.values():
             path = f"/v1/models/{quote(model.name)}"
             where = f", {server.rest_url}{path}" if server.rest_url else ""
-            print(f"model: {model.name}{where if model.versions else ', no version yet'}")
+            served = _describe(model.versions.values())
+            print(f"model: {model.name}, {served or 'no version yet'}{where if served else ''}")
         sys.stdout.flush()
         stopped.wait()
     print("Stopped; pending requests were completed", flush=True)
+
+
+def _describe(versions: Iterable["Version"]) -> str:
+    """Versions with their FIDs: "version 1 (FID 0.56 on mnist)"."""
+    described = []
+    for version in versions:
+        if version.error:
+            continue
+        quality = "no model card"
+        with contextlib.suppress(UserError):  # exports of others have none
+            quality = card.describe_quality(card.read(version.folder))
+        described.append(f"version {version.number} ({quality})")
+    return ", ".join(described)
 
 
 def parser() -> cli.Parser:

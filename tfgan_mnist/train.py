@@ -17,7 +17,7 @@ if TYPE_CHECKING:  # flags are checked before TensorFlow starts
     from tfgan_mnist.training.distribution import DistributionContext
 
 # These may differ between workers: each reads its own data, and only the chief writes.
-OWN_TO_WORKERS = (*configuration.PLACES, "keep_every", "tensorboard")
+OWN_TO_WORKERS = (*configuration.PLACES, "grid", "keep_every", "tensorboard")
 MAX_SECONDS = 10_000_000  # a third of a year; timers have a limit
 
 
@@ -75,8 +75,9 @@ def train(
 
         # Train.
         if run and classifier and len(held_out.images):
+            when = config.epochs_per_evaluation, config.epochs
             evaluation = evaluation_callback.RunEvaluation(
-                run, classifier, held_out, config.epochs_per_evaluation, config.epochs
+                run, classifier, held_out, *when, facts.class_names
             )
         fit.train_epochs(model, images, config, context, run, evaluation)
 
@@ -163,6 +164,7 @@ def _resolve(
         precision=runtime.resolve_precision(config.precision),
     )
     shared = dataclasses.asdict(config) | dict.fromkeys(OWN_TO_WORKERS)
+    shared["dataset"] = data.short_name(config.dataset)  # the facts compare the content
     distribution.expect_same(context, "configuration and data", f"{shared} {facts}")
     return config
 

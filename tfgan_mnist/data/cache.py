@@ -40,6 +40,10 @@ class Asked(NamedTuple):
     background: str  # colour under transparent pixels
     skip_broken: bool  # leave broken pictures out
 
+    def name(self, state: str) -> str:
+        """The name of the folder for files in this state."""
+        return f"{state}-{hashlib.sha256(f'{VERSION} {self}'.encode()).hexdigest()[:8]}"
+
 
 def load(path: Path, data_dir: str | os.PathLike | None, asked: Asked) -> ImageData:
     """The pictures of a folder or of a NumPy file; see `datasets.load`."""
@@ -53,15 +57,17 @@ def load(path: Path, data_dir: str | os.PathLike | None, asked: Asked) -> ImageD
         raise UserError(f"image_size: expected >= {squares.MIN_SIZE}; received {asked.image_size}")
     found = folders.list_files(path)
     state = folders.state_of(found)
-    options = hashlib.sha256(f"{VERSION} {asked}".encode()).hexdigest()[:8]
     parent = files.data_folder(data_dir) / FOLDER / file_name(str(path))
-    folder = parent / f"{state}-{options}"
+    folder = parent / asked.name(state)
     if not folder.is_dir():
         with _alone(parent):
             if not folder.is_dir():  # nobody else made it meanwhile
-                _prepare(path, [file.name for file in found], folder, asked)
+                made = _prepare(path, [file.name for file in found], folder, asked)
+                # Who asks later for the size that was chosen finds it too.
+                with contextlib.suppress(OSError):
+                    (parent / made.name(state)).symlink_to(folder.name)
             for other in parent.iterdir():
-                if other.is_dir() and not other.name.startswith(state):  # the pictures changed
+                if not other.name.startswith((state, ".")):  # the pictures changed
                     files.remove(other)
     return _read(path, folder)
 
@@ -83,8 +89,12 @@ def _alone(parent: Path) -> Iterator[None]:
         yield
 
 
-def _prepare(path: Path, names: list[str], folder: Path, asked: Asked) -> None:
-    """Decodes all pictures into `folder`, which appears complete or not at all."""
+def _prepare(path: Path, names: list[str], folder: Path, asked: Asked) -> Asked:
+    """Decodes all pictures into `folder`, which appears complete or not at all.
+
+    Returns:
+      What was asked, with the size and the channels that were chosen.
+    """
     sys.stderr.write(f"Reading the pictures of {path}\n")
     Image.init()  # loads Pillow's formats, before there are threads
     source = folders.read(path, names, asked.skip_broken) if path.is_dir() else arrays.read(path)
@@ -96,8 +106,9 @@ def _prepare(path: Path, names: list[str], folder: Path, asked: Asked) -> None:
         broken = []
         for name, rows in zip(("train", "test"), sources.split(source.digests, source.in_test)):
             broken += _write_split(partial / name, source, rows, look, asked.skip_broken)
-        if not asked.channels and channels == 3:
-            _drop_equal_channels([partial / "train.npy", partial / "test.npy"])
+        splits = [partial / "train.npy", partial / "test.npy"]
+        if not asked.channels and channels == 3 and _drop_equal_channels(splits):
+            channels = 1
         about = {
             "path": str(path),
             "class_names": source.class_names,
@@ -105,6 +116,7 @@ def _prepare(path: Path, names: list[str], folder: Path, asked: Asked) -> None:
             "notes": [*source.notes, *_notes(source, size, broken)],
         }
         (partial / ABOUT).write_text(json.dumps(about, indent=2) + "\n", encoding="utf-8")
+    return asked._replace(image_size=size, channels=channels)
 
 
 def _notes(source: Source, size: int, broken: list[str]) -> Iterator[str]:
@@ -148,17 +160,19 @@ def _write_header(stream: BinaryIO, shape: tuple[int, ...]) -> None:
     np.lib.format.write_array_header_1_0(stream, description)
 
 
-def _drop_equal_channels(paths: list[Path]) -> None:
-    """Makes images (N, H, W, 3) into (N, H, W, 1) if all of them are gray."""
+def _drop_equal_channels(paths: list[Path]) -> bool:
+    """Makes images (N, H, W, 3) into (N, H, W, 1) if all of them are gray, and says whether."""
     splits = [np.load(path, mmap_mode="r") for path in paths]
-    if all((image == image[..., :1]).all() for images in splits for image in images):
-        for path, images in zip(paths, splits):
-            partial = path.with_suffix(".gray")
-            with open(partial, "wb") as stream:
-                _write_header(stream, (*images.shape[:3], 1))
-                for image in images:
-                    stream.write(image[..., 0].tobytes())
-            os.replace(partial, path)
+    if any((image != image[..., :1]).any() for images in splits for image in images):
+        return False
+    for path, images in zip(paths, splits):
+        partial = path.with_suffix(".gray")
+        with open(partial, "wb") as stream:
+            _write_header(stream, (*images.shape[:3], 1))
+            for image in images:
+                stream.write(image[..., 0].tobytes())
+        os.replace(partial, path)
+    return True
 
 
 def _read(path: Path, folder: Path) -> ImageData:

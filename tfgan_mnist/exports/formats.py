@@ -1,8 +1,9 @@
-"""Exports a generator as one file for other runtimes: ONNX and LiteRT.
+"""Exports a generator as one file for other runtimes, ONNX and LiteRT, or a model as `.keras`.
 
-Both take `latents` float32 (B, Z) [, `labels` int32 (B,)] and give `images` float32 (B, H, W, C) in
-[0, 1]. Neither can refuse a request as a SavedModel does: the image of a label that is no class is
-NaN throughout. ONNX takes any B; LiteRT has B = 1, since its browser runtime wants fixed shapes.
+The first two take `latents` float32 (B, Z) [, `labels` int32 (B,)] and give `images` float32
+(B, H, W, C) in [0, 1]. Neither can refuse a request as a SavedModel does: the image of a label that
+is no class is NaN throughout. ONNX takes any B; LiteRT has B = 1, since its browser runtime wants
+fixed shapes.
 
 The model card is inside the file, as the metadata `model_card`.
 """
@@ -10,6 +11,7 @@ The model card is inside the file, as the metadata `model_card`.
 import importlib.util
 import json
 import os
+import tempfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -25,7 +27,7 @@ from tfgan_mnist.exports.versions import SUFFIXES, next_number
 CARD_KEY = "model_card"
 
 # Format -> what it needs beside the package; setup.py has an extra of the format's name.
-NEEDS = {"onnx": ("onnx", "onnxruntime", "tf2onnx"), "litert": ("ai_edge_litert",)}
+NEEDS = {"onnx": ("onnx", "onnxruntime", "tf2onnx"), "litert": ("ai_edge_litert",), "keras": ()}
 
 
 def expect_packages(format_name: str) -> None:
@@ -48,10 +50,13 @@ def export_file(
       UserError: the packages of the format are not installed.
       RuntimeError: the file does not make the images that Keras makes.
     """
-    model = saved_model.in_float32(model)
-    card = cards.describe_model(model) | (card or {})
-    generate, _ = saved_model.endpoints(model)["serving_default"]
-    content = _content(format_name, generate, card)
+    if format_name == "keras":
+        content = _keras(model)
+    else:
+        model = saved_model.in_float32(model)
+        card = cards.describe_model(model) | (card or {})
+        generate, _ = saved_model.endpoints(model)["serving_default"]
+        content = _content(format_name, generate, card)
     Path(base_path).mkdir(parents=True, exist_ok=True)
     while True:
         path = Path(base_path) / f"{next_number(base_path)}{SUFFIXES[format_name]}"
@@ -148,6 +153,14 @@ def _without_assertion(generate: Callable, num_classes: int | None) -> Callable:
         return {"images": tf.where(is_class[:, None, None, None], drawn, np.nan)}
 
     return images
+
+
+def _keras(model) -> bytes:
+    """A `.keras` file of both networks, the optimizers and the state of training."""
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "model.keras"
+        model.save(path)
+        return path.read_bytes()
 
 
 def _onnx(function, specs: list, card: str) -> bytes:

@@ -1,7 +1,7 @@
 """The numbered versions of a model under its base path, `saved_models/dcgan/`.
 
 `3/` is a SavedModel, which TensorFlow Serving finds by its number. `3.onnx` and `3.tflite`, which
-it ignores, hold the same weights in other formats.
+it ignores, hold the same weights in other formats; `3.keras` has the whole model, to train it on.
 """
 
 import os
@@ -10,7 +10,11 @@ from pathlib import Path
 
 from tfgan_mnist.errors import UserError
 
-SUFFIXES = {"onnx": ".onnx", "litert": ".tflite"}  # of the formats that are files
+SUFFIXES = {
+    "onnx": ".onnx",
+    "litert": ".tflite",
+    "keras": ".keras",
+}  # of the formats that are files
 
 
 def versions(base_path: Path) -> dict[int, Path]:

@@ -23,17 +23,16 @@ def choose(augment: str, num_images: int) -> str:
     return ",".join(rules.AUGMENTATIONS) if num_images < FEW_IMAGES else "none"
 
 
-def alter(images, augment: str, seed: int, draw, use: int):
+def alter(images, kinds: tuple[str, ...], seed: int, draw, use: int):
     """Images (B, H, W, C) as D sees them in a training step; all `use`s of a draw are independent.
 
     Args:
       images: float32 in [-1, 1].
-      augment: some of `rules.AUGMENTATIONS`, with commas, or "none".
+      kinds: some of `rules.AUGMENTATIONS`, or none.
       seed: of the model.
       draw: number of D's update.
       use: 0, 1 or 2.
     """
-    kinds = rules.augmentations(augment)
     if not kinds:
         return images
     # Of the penalties' stream the negative numbers, which they do not draw.

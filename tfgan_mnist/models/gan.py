@@ -162,7 +162,7 @@ class GAN(AdversarialModel):
 
     def _altered(self, images, draw, use: int):
         """Images (B, H, W, C) as D sees them; `use` 0 to 2 of a draw are altered independently."""
-        return augmentation.alter(images, self.augment, self.seed, draw, use)
+        return augmentation.alter(images, self.augmentations, self.seed, draw, use)
 
     # --- What is reported ------------------------------------------------------------------------
 
@@ -255,8 +255,7 @@ class GAN(AdversarialModel):
             et al. 2017). Default: 10 for "wasserstein", else 0.
           decay_steps: training steps in which the default optimizers' learning rates fall to 5 %
             along a cosine, as the recipe's do. Default: they stay as they begin.
-          augment: how real and generated images are altered before D sees them, some of
-            "translation,cutout,color" (Zhao et al. 2020); for few training images.
+          augment: what D sees is altered, for few images: some of "translation,cutout,color".
           jit_compile: compile the step with XLA; `runtime.use_xla` says where it is faster.
           **kwargs: `run_eagerly` and `steps_per_execution` of `keras.Model.compile`.
 
@@ -268,13 +267,12 @@ class GAN(AdversarialModel):
             batch norm, or an argument of Keras that has no meaning for two networks.
         """
         rules.check_compile_arguments(kwargs)
-        objective = losses.get(loss, label_smoothing)
+        objective, augmentations = losses.get(loss, label_smoothing), rules.augmentations(augment)
         if discriminator_steps < 1:
             raise ValueError(f"discriminator_steps: expected >= 1; received {discriminator_steps}")
         if gradient_penalty is None:
             gradient_penalty = rules.GRADIENT_PENALTIES.get(str(loss), 0.0)
         batch_norm = networks.has_batch_norm(self.discriminator)
-        rules.augmentations(augment)
         rules.check_penalties(batch_norm, r1=r1, r2=r2, gradient_penalty=gradient_penalty)
         if isinstance(d_optimizer, keras.optimizers.Optimizer) and d_optimizer is g_optimizer:
             raise ValueError("g_optimizer: expected an optimizer of its own; received d_optimizer")
@@ -282,10 +280,8 @@ class GAN(AdversarialModel):
         super().compile(optimizer=None, jit_compile=jit_compile, **kwargs)
         self.objective = objective
         self.discriminator_steps = discriminator_steps
-        self.r1 = r1
-        self.r2 = r2
-        self.gradient_penalty = gradient_penalty
-        self.augment = augment
+        self.r1, self.r2, self.gradient_penalty = r1, r2, gradient_penalty
+        self.augmentations = augmentations
         default_d, default_g = self.default_optimizers()
         if decay_steps:
             for default, k in ((default_d, discriminator_steps), (default_g, 1)):

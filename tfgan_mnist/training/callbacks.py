@@ -23,8 +23,6 @@ from tfgan_mnist.models.gan import GAN
 from tfgan_mnist.training import checkpoints, diagnostics
 from tfgan_mnist.training.evaluation_callback import RunEvaluation
 
-GRID_COLUMNS = 10
-GRID_ROWS = 10  # unconditional, or when there are too many classes for a row each
 MAX_CLASS_ROWS = 30
 GRID_SCALE = 2  # a digit of 28 pixels is 56 on the screen
 MAX_ROLLBACKS = 3  # of one command
@@ -35,11 +33,14 @@ class SampleGrid(keras.callbacks.Callback):
 
     Args:
       folder: a run's, or any other, in which `samples` is made.
+      grid: rows and columns.
       tensorboard: also write the grids for TensorBoard.
     """
 
-    def __init__(self, folder: str | Path, tensorboard: bool = False):
+    def __init__(self, folder: str | Path, grid: str = "10x10", tensorboard: bool = False):
         super().__init__()
+        rows, columns = grid.split("x")
+        self.rows, self.columns = int(rows), int(columns)
         self.folder = Path(folder) / runs.SAMPLES
         self.writer = None
         if tensorboard:
@@ -53,26 +54,27 @@ class SampleGrid(keras.callbacks.Callback):
         self.write(epoch + 1)
 
     def write(self, epoch: int) -> None:
-        grid = pixels.enlarge(sample_grid(self.model), GRID_SCALE)
+        grid = pixels.enlarge(sample_grid(self.model, self.rows, self.columns), GRID_SCALE)
         pictures.write_png(self.folder / f"epoch_{epoch:03d}.png", grid)
         if self.writer:
             with self.writer.as_default():
                 tf.summary.image("samples", grid[None], step=epoch)
 
 
-def sample_grid(model: GAN) -> np.ndarray:
-    """uint8 (H, W, C): 10 x 10 samples; of a conditional model a row per class.
+def sample_grid(model: GAN, rows: int = 10, columns: int = 10) -> np.ndarray:
+    """uint8 (H, W, C): a grid of samples; of a conditional model a row per class.
 
-    The rows of a conditional model have the same latents, which shows style by column.
+    Where there are too many classes for that, `rows` of them. The rows of a conditional model have
+    the same latents, which shows style by column.
     """
     if model.num_classes is None:
-        latents, labels = model.latents(GRID_ROWS * GRID_COLUMNS), None
+        latents, labels = model.latents(rows * columns), None
     else:
-        rows = model.num_classes if model.num_classes <= MAX_CLASS_ROWS else GRID_ROWS
+        rows = model.num_classes if model.num_classes <= MAX_CLASS_ROWS else rows
         shown = np.linspace(0, model.num_classes - 1, rows).round().astype(np.int32)
-        labels = np.repeat(shown, GRID_COLUMNS)
-        latents = np.tile(model.latents(GRID_COLUMNS), (rows, 1))
-    return pixels.grid(pixels.to_uint8(model.sample(latents, labels)), columns=GRID_COLUMNS)
+        labels = np.repeat(shown, columns)
+        latents = np.tile(model.latents(columns), (rows, 1))
+    return pixels.grid(pixels.to_uint8(model.sample(latents, labels)), columns)
 
 
 class Log(keras.callbacks.Callback):
@@ -133,9 +135,10 @@ class TrainingDiagnostics(keras.callbacks.Callback):
         self.action = action
         self.evaluation = evaluation
         self.histogram, self.spread = np.zeros(0), math.nan
+        self.class_names: tuple[str, ...] = ()
         if evaluation is not None:
             real = evaluation.reference
-            self.histogram = real.histogram
+            self.histogram, self.class_names = real.histogram, evaluation.class_names
             self.spread = float(metrics.statistics(real.manifold.features).covariance.trace())
         self.warned: str | None = None
         self.rollbacks = 0
@@ -145,7 +148,9 @@ class TrainingDiagnostics(keras.callbacks.Callback):
         evaluated = bool(evaluations) and evaluations[-1]["epoch"] == epoch + 1
         if fatal := self.fatal(log[-1]):
             self.act(epoch, diagnostics.non_finite(fatal), fatal=True)
-        elif found := diagnostics.diagnose(log, evaluations, self.histogram, self.spread):
+        elif found := diagnostics.diagnose(
+            log, evaluations, self.histogram, self.spread, self.class_names
+        ):
             self.act(epoch, found)
         elif evaluated or not evaluations:
             self.warned = None

@@ -45,7 +45,7 @@ def find_classifier(image_data: data.ImageData, config: Config):
         print(f"Samples are evaluated at the end only: before, it takes {MAX_SHARE * MIN_IMAGES:,}")
     try:
         classifier = classifiers.load(config.dataset, image_data.image_shape, config.data_dir)
-        protocol.check_classes(classifier, image_data)
+        protocol.check_real(classifier, image_data)
         return classifier
     except UserError as error:
         print(f"Samples are not evaluated: {error}")
@@ -111,10 +111,20 @@ class RunEvaluation(Evaluation):
     Args:
       run: the run's folder.
       last_epoch: is always evaluated.
+      class_names: by label; empty where they are the numbers.
     """
 
-    def __init__(self, run: Path, classifier, held_out: data.Split, every: int, last_epoch: int):
+    def __init__(
+        self,
+        run: Path,
+        classifier: classifiers.AnyClassifier,
+        held_out: data.Split,
+        every: int,
+        last_epoch: int,
+        class_names: tuple[str, ...] = (),
+    ):
         super().__init__(classifier, held_out, every)
+        self.class_names = class_names
         self.path = run / runs.EVALUATIONS
         self.last_epoch = last_epoch
         self.rows = runs.read_rows(self.path)

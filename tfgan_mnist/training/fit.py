@@ -43,7 +43,7 @@ def train_epochs(
     if run:
         checkpoint = callbacks.Checkpoint(run)
         writing = [
-            callbacks.SampleGrid(run, config.tensorboard),
+            callbacks.SampleGrid(run, config.grid, config.tensorboard),
             callbacks.Log(run, config.images_per_step),
             *([evaluation] if evaluation else []),
             callbacks.TrainingDiagnostics(run, config.on_collapse, evaluation),

@@ -17,15 +17,9 @@ if TYPE_CHECKING:  # commands check their flags before they start TensorFlow
 # All else has to stay, or it would be another run. More epochs stretch the learning rates' decay,
 # so that the rates jump up where the run goes on.
 MAY_CHANGE = (
-    *(
-        *configuration.PLACES,
-        "epochs",
-        "keep_every",
-        "tensorboard",
-        "sync_batch_norm",
-        "on_collapse",
-    ),
-    "skip_broken",
+    *configuration.PLACES,
+    *("epochs", "sync_batch_norm", "on_collapse", "skip_broken"),
+    *("grid", "keep_every", "tensorboard"),
 )
 
 
