@@ -55,7 +55,11 @@ def test_a_notebook_is_complete_and_small(path):
     assert text.count("<details>") == text.count("</details>") == 3  # exercises with answers
     assert "arxiv.org" in text or path.name.startswith("6")
     outputs = [output for cell in code for output in cell["outputs"]]
-    assert {output["output_type"] for output in outputs} <= {"stream", "display_data"}  # no error
+    assert {output["output_type"] for output in outputs} <= {
+        "stream",
+        "display_data",
+        "execute_result",
+    }  # no error
 
 
 def test_all_install_the_same_package_from_the_same_place():
