@@ -75,10 +75,10 @@ def test_a_file_for_another_model_is_refused(toml):
 
 def test_the_description_is_short_and_says_what_differs_from_the_recipe():
     first, second = resolve(parse("--model=gan", "--seed=3")).describe().splitlines()
-    assert (first.split(":")[0], second) == ("gan on mnist", "Other than in the recipe: nothing")
+    assert (first.split(":")[0], second) == ("gan on mnist", "Changed from the recipe: nothing")
     assert "seed 3" in first
     changed = resolve(parse("--model=cdcgan", "--g_width=8", "--run_root=x")).describe()
-    assert changed.splitlines()[1] == "Other than in the recipe: g_width = 8"
+    assert changed.splitlines()[1] == "Changed from the recipe: g_width = 8"
 
 
 @pytest.mark.parametrize("model", RECIPES)

@@ -268,7 +268,11 @@ def test_networks_that_do_not_fit_are_refused(make, message):
         ({"loss": "wasserstein"}, "gradient_penalty: expected a discriminator without batch norm"),
         ({"label_smoothing": 2.0}, "label_smoothing: expected 0 <= value < 1; received 2.0"),
         ({"label_smoothing": 0.1, "loss": "hinge"}, "label_smoothing: expected a loss of minimax"),
-        ({"g_optimizer": keras.optimizers.Adam(use_ema=True)}, "expected use_ema=False"),
+        (
+            {"d_optimizer": "adam", "g_optimizer": keras.optimizers.Adam(use_ema=True)},
+            "expected use_ema=False",
+        ),
+        ({"d_optimizer": "adam"}, "expected both d_optimizer and g_optimizer, or none"),
         (
             dict.fromkeys(("d_optimizer", "g_optimizer"), keras.optimizers.Adam()),
             "g_optimizer: expected an optimizer of its own",
@@ -305,9 +309,10 @@ def test_pixels_gray_images_and_columns_of_labels_are_converted(method):
 @pytest.mark.parametrize(
     ("images", "labels", "message"),
     [
-        (lambda x: (x + 1) / 2, lambda y: y, r"received .* to .*, which is \[0, 1\]. Give"),
+        (lambda x: (x - x.min()) / 2, lambda y: y, r"received 0 to .*, which is \[0, 1\]. Give"),
         (lambda x: 127.5 * (x + 1), lambda y: y, r"expected floats in \[-1, 1\], or integers in 0"),
         (lambda x: (300 * x).astype(np.int32), lambda y: y, r"expected integers in 0..255"),
+        (lambda x: (x > 0).astype(np.uint8), lambda y: y, r"in 0..255; received 0..1"),
         (lambda x: x[:, :7], lambda y: y, r"expected shape \(B, 8, 8, 1\); received \(.*, 7, 8, 1"),
         (lambda x: np.repeat(x, 3, -1), lambda y: y, r"received \(.*, 8, 8, 3\)"),
         (lambda x: x, lambda y: y + 1, r"labels: expected .* in 0..2; received 1..3"),
@@ -327,6 +332,27 @@ def test_other_images_and_labels_are_refused_before_the_first_step(
         data = (tf.data.Dataset.from_tensor_slices(data if labels else data[0]).batch(8),)
     with pytest.raises(ValueError, match=message):
         model.fit(*data, verbose=0)
+    assert model.steps_done == 0
+
+
+def test_pale_pictures_are_no_mistake():
+    """All pixels of a sketch may lie in [0, 1] of [-1, 1]."""
+    images = np.random.default_rng(0).integers(140, 256, (8, *SHAPE)) / 127.5 - 1
+    model = tiny("gan")
+    model.fit(images, verbose=0)
+    model.train_on_batch(images[:1])
+    assert model.steps_done == 2
+
+
+def test_what_the_first_batch_does_not_show_ends_the_step():
+    images, labels = batch(16)
+    labels[-1] = CLASSES
+    data = tf.data.Dataset.from_tensor_slices((images, labels)).batch(8)
+    with pytest.raises(tf.errors.InvalidArgumentError, match=r"labels: expected integers in 0..2"):
+        tiny("cdcgan").fit(data, verbose=0)
+    model = tiny("gan")
+    with pytest.raises(ValueError, match="images: expected floats"):
+        model.fit(images, validation_data=127.5 * (images + 1), verbose=0)
     assert model.steps_done == 0
 
 

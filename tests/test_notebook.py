@@ -6,7 +6,17 @@ from PIL import Image
 from tiny_training import assert_same, batch, step, tiny
 
 import tfgan_mnist
-from tfgan_mnist import Evaluation, SampleGrid, data, load_model, load_run, runs, score, show
+from tfgan_mnist import (
+    Evaluation,
+    ExportSavedModel,
+    SampleGrid,
+    data,
+    load_model,
+    load_run,
+    runs,
+    score,
+    show,
+)
 from tfgan_mnist.config import resolve
 from tfgan_mnist.errors import UserError
 from tfgan_mnist.training import checkpoints
@@ -28,13 +38,15 @@ def test_every_name_of_the_package_is_there():
 def test_callbacks_need_no_run_folder(digits, tmp_path):
     """And what they report is in the history."""
     model = tiny(shape=(28, 28, 1), classes=10)
-    callbacks = [SampleGrid(str(tmp_path)), Evaluation(digits, every=2, num=300)]
+    export = ExportSavedModel(tmp_path / "exports")
+    callbacks = [SampleGrid(str(tmp_path)), Evaluation(digits, every=2, num=300), export]
     history = model.fit(
         digits.train.images, epochs=4, batch_size=500, callbacks=callbacks, verbose=0
     ).history
     assert len(history["d_loss"]) == 4
     assert len(history["fid"]) == len(history["recall"]) == 2
     assert np.isfinite(history["fid"]).all()
+    assert (export.exported / "saved_model.pb").exists()
     grids = [f"epoch_{epoch:03d}.png" for epoch in range(5)]
     assert sorted(path.name for path in (tmp_path / "samples").iterdir()) == grids
 
@@ -52,6 +64,9 @@ def test_scores_of_a_model_and_of_images_beside_real_ones(digits, tmp_path, monk
     assert of_model["fid"].samples > 100 * of_model["fid"].real
     with pytest.raises(UserError, match="at least 1,000 images; received 10"):
         score(images[:10], digits)
+    for wrong in ((images + 1) * 127.5, images.clip(0, 1)):
+        with pytest.raises(ValueError, match="images: expected floats in"):
+            score(wrong, digits)
 
 
 @pytest.mark.parametrize(("dtype", "channels"), [(np.uint8, 1), (np.float32, 3)])

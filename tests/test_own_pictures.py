@@ -179,7 +179,7 @@ def test_a_folder_for_each_class(tmp_path, load, capfd):
     assert found == expected | {tile(n).getpixel((0, 0)): 0 for n in range(20, 30)}
     out, err = capfd.readouterr()
     assert out == ""
-    assert "1 files that are no pictures left aside: cat/Thumbs.db" in err
+    assert "1 other files ignored: cat/Thumbs.db" in err
     assert f"{len(pets.train.labels)} pictures to train on and {len(pets.test.labels)} held" in err
 
 
@@ -367,7 +367,7 @@ def test_arrays(tmp_path, load, shape, expected):
     ("labels", "names"), [([3, 5] * 10, ("3", "5")), (["coat", "boot"] * 10, ("boot", "coat"))]
 )
 def test_labels_of_arrays(tmp_path, load, labels, names):
-    images = load(save_npz(tmp_path / "a.npz", images=some(20, 28, 28), labels=np.array(labels)))
+    images = load(save_npz(tmp_path / "A.NPZ", images=some(20, 28, 28), labels=np.array(labels)))
     assert images.class_names == names
     wanted = {image.tobytes(): str(k) for image, k in zip(some(20, 28, 28), labels)}
     for image, label in zip(images.train.images, images.train.labels):

@@ -78,6 +78,14 @@ def test_k_discriminator_updates_and_forward_passes_of_g_per_step(k, monkeypatch
     assert len(drawn) == 7 // k * k == len(np.unique(drawn, axis=0))
 
 
+def test_a_last_batch_with_fewer_images_than_discriminator_updates():
+    model = tiny("cdcgan", discriminator_steps=5)
+    images, labels = batch(18)
+    model.fit(images, labels, batch_size=8, epochs=2, verbose=0)  # the last batch has two
+    assert model.skipped_updates == 0 and model.steps_done == 6
+    assert all(np.isfinite(weights).all() for weights in model.get_weights())
+
+
 def test_layers_run_in_training_mode():
     model = tiny("dcgan", d_dropout=0.5)
     variables = [*model.generator.variables, *model.discriminator.variables]

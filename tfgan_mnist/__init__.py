@@ -12,16 +12,33 @@ if TYPE_CHECKING:
     from tfgan_mnist.models.cdcgan import CDCGAN
     from tfgan_mnist.models.dcgan import DCGAN
     from tfgan_mnist.models.gan import GAN
-    from tfgan_mnist.notebook import Evaluation, SampleGrid, load_model, load_run, score, show
+    from tfgan_mnist.notebook import (
+        Evaluation,
+        ExportSavedModel,
+        SampleGrid,
+        load_model,
+        load_run,
+        score,
+        show,
+    )
 
 __version__ = "0.1.0"
 MODELS = ("CDCGAN", "DCGAN", "GAN")
-NOTEBOOK = ("Evaluation", "SampleGrid", "load_model", "load_run", "score", "show")
+NOTEBOOK = (
+    "Evaluation",
+    "ExportSavedModel",
+    "SampleGrid",
+    "load_model",
+    "load_run",
+    "score",
+    "show",
+)
 __all__ = [
     "CDCGAN",
     "DCGAN",
     "GAN",
     "Evaluation",
+    "ExportSavedModel",
     "SampleGrid",
     "__version__",
     "load_model",
@@ -34,8 +51,8 @@ __all__ = [
 def __getattr__(name: str):  # PEP 562: importing the package does not import TensorFlow
     if name not in MODELS + NOTEBOOK:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    room = "models" if name in MODELS else "notebook"
-    return getattr(importlib.import_module(f"{__name__}.{room}"), name)
+    source = "models" if name in MODELS else "notebook"
+    return getattr(importlib.import_module(f"{__name__}.{source}"), name)
 
 
 def __dir__() -> list[str]:

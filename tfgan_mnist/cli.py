@@ -13,6 +13,7 @@ from typing import NoReturn
 from absl import app, flags, logging
 from absl.flags import argparse_flags
 
+from tfgan_mnist import files
 from tfgan_mnist.errors import Stopped, UserError, WorkerLost
 
 EXIT_USER_ERROR = 2
@@ -93,7 +94,8 @@ def run(main: Callable, parser: Parser) -> None:
         return EXIT_USER_ERROR
 
     if sys.platform == "win32":
-        sys.exit("error: the commands need Linux or macOS; on Windows they run in WSL2 or in Colab")
+        print(f"error: {files.NEEDS_LOCKS}", file=sys.stderr)
+        sys.exit(EXIT_USER_ERROR)
     if isinstance(sys.stdout, io.TextIOWrapper):
         # Names of files need not be text, and printing one must not fail.
         sys.stdout.reconfigure(errors="backslashreplace")

@@ -66,7 +66,7 @@ class Config:
     r2: float = option(0.0, "gamma of the gradient penalty at generated images", at_least=0)
     gradient_penalty: float = option(0.0, "weight of WGAN-GP's; wasserstein: 10", at_least=0)
     augment: str = option(
-        "auto", "what D sees is altered: translation,cutout,color; auto: with few images; or none"
+        "auto", "augmentations of D's input: translation,cutout,color; auto: with few images; none"
     )
 
     # Optimizers (Adam)
@@ -169,19 +169,19 @@ class Config:
 
     def describe(self) -> str:
         """The run in two lines: what it trains and how long, and what its recipe does not say."""
-        recipe = resolve({"model": self.model, "loss": self.loss})
+        recipe = resolve({"model": self.model})
         values = self.without_places()
-        told = ("model", "dataset", "epochs", "steps_per_epoch", "batch_size", "seed")
+        shown = ("model", "dataset", "epochs", "steps_per_epoch", "batch_size", "seed")
         resolved = ("precision", "image_size", "channels")  # by the machine and the data
         own = [
             f"{key} = {_as_toml(value)}"
             for key, value in values.items()
-            if value not in (getattr(recipe, key), "none") and key not in told + resolved
+            if value not in (getattr(recipe, key), "none") and key not in shown + resolved
         ]
         return (
             f"{self.model} on {values['dataset']}: {self.epochs} epochs of "
             f"{self.steps_per_epoch:,} steps, batches of {self.batch_size}, seed {self.seed}\n"
-            f"Other than in the recipe: {', '.join(own) or 'nothing'}"
+            f"Changed from the recipe: {', '.join(own) or 'nothing'}"
         )
 
     def __str__(self) -> str:

@@ -13,6 +13,7 @@ from typing import Any
 
 from tfgan_mnist.errors import UserError
 
+NEEDS_LOCKS = "this needs Linux or macOS; on Windows it works in WSL2 or in Colab"
 PLACE = "Give another with --data_dir or the environment variable TFDS_DATA_DIR."
 PARTIAL = re.compile(r"\.[0-9a-f]{8}\.partial\.")  # how names of temporary siblings begin
 
@@ -99,6 +100,24 @@ def literal(path: str | os.PathLike) -> Iterator[Path]:
         link = Path(folder) / "link"
         link.symlink_to(path.resolve())
         yield link
+
+
+@contextlib.contextmanager
+def locked(folder: Path, wait: bool) -> Iterator[None]:
+    """Locks a folder against other processes that lock it, until the block or the process ends.
+
+    Raises:
+      BlockingIOError: another process has it, and `wait` is false.
+      OSError: the folder cannot be written.
+      UserError: on Windows.
+    """
+    try:
+        import fcntl
+    except ImportError as error:
+        raise UserError(NEEDS_LOCKS) from error
+    with open(folder / ".lock", "w") as stream:
+        fcntl.flock(stream, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
+        yield
 
 
 def remove(folder: str | os.PathLike) -> None:

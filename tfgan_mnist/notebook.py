@@ -14,10 +14,11 @@ from tfgan_mnist import data
 from tfgan_mnist.data import pictures, pixels
 from tfgan_mnist.evaluation import classifier as classifiers
 from tfgan_mnist.evaluation import protocol
+from tfgan_mnist.models import inputs
 from tfgan_mnist.models.gan import GAN
 from tfgan_mnist.training import callbacks, checkpoints, evaluation_callback
 
-SampleGrid = callbacks.SampleGrid
+SampleGrid, ExportSavedModel = callbacks.SampleGrid, callbacks.ExportSavedModel
 SCALE = 2  # a digit of 28 pixels is 56 on the screen
 
 
@@ -37,17 +38,25 @@ class Evaluation(evaluation_callback.Evaluation):
       data_set: of `data.load`; needs a classifier, which the package has for MNIST.
       every: epochs from one evaluation to the next.
       num: test images, and samples.
+      data_dir: where `train_classifier` wrote the classifier. Default: as of `data.load`.
     """
 
-    def __init__(self, data_set: data.ImageData, every: int = 1, num: int = 5000):
-        classifier = classifiers.load(data_set.name, data_set.image_shape)
+    def __init__(
+        self, data_set: data.ImageData, every: int = 1, num: int = 5000, data_dir: str = ""
+    ):
+        classifier = classifiers.load(data_set.key, data_set.image_shape, data_dir)
         real = data.Split(*(part[:num] for part in data_set.test))
         super().__init__(classifier, real, every)
 
 
-def load_model(path: str | Path) -> GAN:
-    """The model in a `.keras` file, with the state of its training."""
-    return keras.saving.load_model(path)
+def load_model(path: str | Path, custom_objects: dict | None = None) -> GAN:
+    """The model in a `.keras` file, with the state of its training.
+
+    Args:
+      path: of the file.
+      custom_objects: functions of a loss of your own by name, {"my_loss": my_loss}.
+    """
+    return keras.saving.load_model(path, custom_objects)
 
 
 def load_run(run: str | Path) -> GAN:
@@ -66,14 +75,26 @@ def show(images, columns: int | None = None) -> Image.Image:
       images: (N, H, W, C), float in [-1, 1] or uint8.
       columns: of the grid. Default: as many as rows.
     """
-    images = np.asarray(images)
-    if images.dtype != np.uint8:
-        images = pixels.to_uint8(images)
+    images = _as_pixels(images)
     return pictures.to_picture(pixels.enlarge(pixels.grid(images, columns), SCALE))
 
 
+def _as_pixels(images) -> np.ndarray:
+    """Images in [-1, 1], or integers in 0..255, as uint8."""
+    images = np.asarray(images)
+    inputs.check_range(images)
+    if np.issubdtype(images.dtype, np.integer):
+        return images.astype(np.uint8)
+    return pixels.to_uint8(images)
+
+
 def score(
-    samples, data_set: data.ImageData, labels=None, num: int = protocol.NUM, seed: int = 0
+    samples,
+    data_set: data.ImageData,
+    labels=None,
+    num: int = protocol.NUM,
+    seed: int = 0,
+    data_dir: str = "",
 ) -> dict[str, Score]:
     """Metrics of samples against the test images, each beside that of real images.
 
@@ -83,16 +104,23 @@ def score(
       labels: (N,) integers of conditional samples, where images are given.
       num: how many samples to draw with a model.
       seed: of their latents.
+      data_dir: where `train_classifier` wrote the classifier. Default: as of `data.load`.
 
     Raises:
       UserError: too few samples, or no classifier for the data set.
+      ValueError: images that are not in [-1, 1], or in 0..255 as integers.
     """
-    classifier = classifiers.load(data_set.name, data_set.image_shape)
+    classifier = classifiers.load(data_set.key, data_set.image_shape, data_dir)
     if isinstance(samples, GAN):
         samples, labels = evaluation_callback.draw(samples, num, seed)
-    samples = np.asarray(samples)
-    if samples.dtype != np.uint8:
-        samples = pixels.to_uint8(samples)
-    found = protocol.evaluate(classifier, data_set, samples, labels, source="samples", seed=seed)
+    found = protocol.evaluate(
+        classifier,
+        data_set,
+        _as_pixels(samples),
+        labels,
+        source="samples",
+        seed=seed,
+        data_dir=data_dir,
+    )
     scores, real = found.results["scores"], found.results["floor"]
     return {key: Score(value, real[key]) for key, value in scores.items()}

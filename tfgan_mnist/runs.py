@@ -151,7 +151,7 @@ def read_rows(path: Path) -> list[Row]:
     except (ValueError, LookupError, TypeError, csv.Error) as error:
         raise UserError(
             f"{path}: expected a table of numbers with columns {', '.join(needed)}; received: "
-            f"{error}. Correct or remove it."
+            f"{error}. Correct it, or move it to another place."
         ) from error
     return rows
 
@@ -206,7 +206,7 @@ def read_metrics(folder: Path) -> dict[str, Any]:
     try:
         return files.read_json(file) if file.exists() else {}
     except UserError as error:
-        raise UserError(f"{error}. Remove it.") from error
+        raise UserError(f"{error}. Move it to another place.") from error
 
 
 def add_metrics(folder: Path, **parts: Any) -> None:
@@ -228,15 +228,10 @@ def _finite(value: Any) -> Any:
 
 @contextlib.contextmanager
 def locked(path: Path) -> Iterator[None]:
-    """Locks the run's folder: a second command that trains in it is refused.
-
-    The operating system releases the lock with the process, however it ends.
-    """
-    import fcntl  # not on Windows, where the rest of this module is of use
-
-    with open(path / ".lock", "w") as stream:
+    """Locks the run's folder: a second command that trains in it is refused."""
+    with contextlib.ExitStack() as stack:
         try:
-            fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            stack.enter_context(files.locked(path, wait=False))
         except BlockingIOError as error:
             raise UserError(f"{path}: another train command is writing into this run") from error
         yield

@@ -116,7 +116,7 @@ def _load_data(config: Config) -> tuple["ImageData", runs.DataFacts]:
         image_data.num_classes,
         len(image_data.train.images),
         image_data.fingerprint,
-        image_data.telling_class_names,
+        image_data.shown_class_names,
     )
 
 

@@ -39,7 +39,7 @@ def main(flags) -> None:
     shape = images.image_shape
     folder = Path(flags.output or classifier.folder_of(dataset, shape, flags.data_dir))
     if folder.exists():
-        raise UserError(f"{folder} exists; remove it, or give another folder with --output")
+        raise UserError(f"{folder} exists; give a new folder with --output")
 
     def log(step, steps, loss):
         print(f"\rstep {step:,} of {steps:,}  loss {loss:.4f}", end="", flush=True)

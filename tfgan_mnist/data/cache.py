@@ -9,7 +9,6 @@ background. Images are mapped into memory instead of being read.
 """
 
 import contextlib
-import fcntl
 import hashlib
 import json
 import os
@@ -47,7 +46,7 @@ class Asked(NamedTuple):
 
 def load(path: Path, data_dir: str | os.PathLike | None, asked: Asked) -> ImageData:
     """The pictures of a folder or of a NumPy file; see `datasets.load`."""
-    if not path.is_dir() and not (path.is_file() and path.suffix in arrays.SUFFIXES):
+    if not path.is_dir() and not (path.is_file() and path.suffix.lower() in arrays.SUFFIXES):
         what = "another file" if path.exists() else "no such file or folder"
         raise UserError(
             f"{path}: expected a folder of pictures, an .npz or an .npy file; received {what}"
@@ -78,13 +77,12 @@ def _alone(parent: Path) -> Iterator[None]:
     with contextlib.ExitStack() as stack:
         try:
             parent.mkdir(parents=True, exist_ok=True)
-            stream = stack.enter_context(open(parent / ".lock", "w"))
+            stack.enter_context(files.locked(parent, wait=True))
         except OSError as error:
             raise UserError(
                 f"data_dir: expected a folder that can be written; received {parent}: "
                 f"{error.strerror}"
             ) from error
-        fcntl.flock(stream, fcntl.LOCK_EX)
         files.remove_partial(parent)
         yield
 
@@ -192,4 +190,4 @@ def _read(path: Path, folder: Path) -> ImageData:
         f"{path.name}: {len(train.labels):,} pictures to train on and {len(test.labels):,} held "
         f"out, {shape}, {classes}\n"
     )
-    return ImageData(path.name, train, test, len(names), names, about["test_split"])
+    return ImageData(path.name, train, test, len(names), names, about["test_split"], str(path))

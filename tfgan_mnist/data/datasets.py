@@ -32,6 +32,12 @@ class ImageData(NamedTuple):
     num_classes: int  # 0: without labels, which are zeros then
     class_names: tuple[str, ...]  # by label
     test_split: str = "test"  # some data sets have a validation split instead
+    path: str = ""  # of one's own pictures
+
+    @property
+    def key(self) -> str:
+        """The name that finds the classifier: of one's own pictures the path."""
+        return self.path or self.name
 
     @property
     def image_shape(self) -> tuple[int, int, int]:
@@ -40,7 +46,7 @@ class ImageData(NamedTuple):
         return height, width, channels
 
     @property
-    def telling_class_names(self) -> tuple[str, ...]:
+    def shown_class_names(self) -> tuple[str, ...]:
         """The class names; empty where they are the numbers of the classes, as those of digits."""
         numbers = [f"{label:0{len(name)}d}" for label, name in enumerate(self.class_names)]
         return () if list(self.class_names) == numbers else self.class_names
@@ -61,7 +67,7 @@ def is_path(name: str) -> bool:
     So is a name with a slash, or one of a file or folder that is there, unless TFDS has a data set
     of that name.
     """
-    if name.startswith((".", "~", os.sep)) or name.endswith((".npz", ".npy")):
+    if name.startswith((".", "~", os.sep)) or name.lower().endswith((".npz", ".npy")):
         return True
     if name in ("mnist", STACKED_MNIST) or not (os.sep in name or os.path.exists(name)):
         return False

@@ -82,7 +82,7 @@ def read(root: Path, names: list[str], skip_broken: bool) -> Source:
       UserError: no pictures, some in folders and some not, or a broken one.
     """
     kept, headers, others, broken = [], [], [], []
-    found = in_parallel(lambda name: _header(root / name), names, "Looking at", skip_broken)
+    found = in_parallel(lambda name: _header(root / name), names, "Checking", skip_broken)
     for name, header in found:
         if header is None:
             others.append(name)
@@ -99,7 +99,7 @@ def read(root: Path, names: list[str], skip_broken: bool) -> Source:
     labels, class_names, in_test = _arrange(root, kept)
     notes = []
     if others:
-        notes.append(describe_names(len(others), "files that are no pictures left aside", others))
+        notes.append(describe_names(len(others), "other files ignored", others))
     if broken:
         notes.append(describe_names(len(broken), "broken pictures left out", broken))
     return Source(

@@ -13,6 +13,7 @@ A classifier is a folder, named by data set, image shape and version:
 
 import hashlib
 import json
+import shlex
 from pathlib import Path
 
 import keras
@@ -184,9 +185,9 @@ def load(dataset: str, image_shape: tuple[int, int, int], data_dir: str = "") ->
     if not folder.is_dir():
         raise UserError(
             f"no classifier for {dataset} at {size}x{size}x{channels}: expected {folder}. Make it "
-            f"with python -m tfgan_mnist.train_classifier --dataset={dataset} "
+            f"with python -m tfgan_mnist.train_classifier --dataset={shlex.quote(dataset)} "
             f"--image_size={size} --channels={channels}"
-            + (f" --data_dir={data_dir}" if data_dir else "")
+            + (f" --data_dir={shlex.quote(data_dir)}" if data_dir else "")
         )
     found = read(folder)
     return ChannelwiseClassifier(found, image_shape[2]) if stacked else found

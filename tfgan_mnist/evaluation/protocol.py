@@ -195,7 +195,7 @@ def evaluate(
         "floor": {key: real.baseline[key] for key in values},
         "class_histogram": _predicted_classes(logits).tolist(),
         "real_class_histogram": real.histogram.tolist(),
-        "class_names": list(data_set.telling_class_names),
+        "class_names": list(data_set.shown_class_names),
         "nearest_quantiles": {
             "quantiles": list(QUANTILES),
             "samples": np.quantile(distances, QUANTILES).round(3).tolist(),

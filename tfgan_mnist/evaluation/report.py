@@ -30,8 +30,9 @@ TABLE = (
 )
 REAL = "Real: the same metric on real images."
 BELOW_REAL = (
-    "An FID below that of real images does not mean better than real: with few images both are "
-    "mostly sampling error, of which samples with equally many of each class have less."
+    "An FID below that of real images does not mean that samples are better than real ones. With "
+    "few images, sampling error dominates both values, and samples with equally many images of "
+    "each class have less of it."
 )
 
 

@@ -10,7 +10,6 @@ from tfgan_mnist import __version__, files, runs
 from tfgan_mnist.errors import UserError
 
 CARD = "model_card.json"
-WORSE = 2.0  # times the FID; seeds of a recipe differ by a tenth
 MAX_SIZE = 2**20  # of any number that a card gives for a shape
 
 
@@ -61,31 +60,24 @@ def describe_run(run: Path) -> dict[str, Any]:
 
 
 def fid_of(card: dict[str, Any]) -> float | None:
-    """The FID on the test images that a card tells, None where it tells none."""
+    """The FID on the test images in a card; None where it has none."""
     fid = card.get("metrics", {}).get("samples", {}).get("scores", {}).get("fid")
     return fid if isinstance(fid, (int, float)) else None
-
-
-def dataset_of(card: dict[str, Any]) -> str:
-    """The data set that an export was trained on, "" where its card does not tell."""
-    return card.get("config", {}).get("dataset", "")
 
 
 def describe_quality(card: dict[str, Any]) -> str:
     """The FID for a reader: "FID 0.56 on mnist", or that it is not known."""
     fid = fid_of(card)
-    return f"FID {fid:.3g} on {dataset_of(card)}" if fid is not None else "FID not known"
+    if fid is None:
+        return "FID not known"
+    return f"FID {fid:.3g} on {card.get('config', {}).get('dataset', 'unknown data')}"
 
 
-def is_worse(card: dict[str, Any], other: dict[str, Any]) -> bool:
-    """Whether an export is known to be worse than another one, of the same data set.
-
-    It is where its FID is more than `WORSE` times as high, or is not known when the other's is.
-    """
-    fid, than = fid_of(card), fid_of(other)
-    if than is None or dataset_of(card) != dataset_of(other):
-        return False
-    return fid is None or fid > WORSE * than
+def of_same_data(card: dict[str, Any], other: dict[str, Any]) -> bool:
+    """Whether two exports were trained on the same images, as far as their cards say."""
+    names = [each.get("config", {}).get("dataset") for each in (card, other)]
+    prints = [each.get("data", {}).get("fingerprint") for each in (card, other)]
+    return prints[0] == prints[1] if all(prints) else names[0] == names[1]
 
 
 def read(version: Path) -> dict[str, Any]:

@@ -189,6 +189,10 @@ class AdversarialModel(keras.Model):
           ValueError: images or labels of another kind, before the first step.
         """
         inputs.check_values(x, y, self.image_shape, self.num_classes)
+        validation = kwargs.get("validation_data")
+        if validation is not None:
+            images, labels = validation[:2] if isinstance(validation, tuple) else (validation, None)
+            inputs.check_values(images, labels, self.image_shape, self.num_classes)
         return super().fit(x, y, *args, **kwargs)
 
     def evaluate(self, x=None, y=None, *args, **kwargs):

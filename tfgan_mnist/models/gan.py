@@ -126,14 +126,21 @@ class GAN(AdversarialModel):
             average.assign(value)
 
     def _split(self, batch: tuple) -> list[tuple]:
-        """A batch (images, labels or None) in k equal parts; what is left over is dropped."""
+        """A batch (images, labels or None) in k equal parts; what is left over is dropped.
+
+        Of a batch with fewer than k images the parts are single ones, the last of them repeated.
+        """
         k = self.discriminator_steps
         if k == 1:
             return [batch]
-        size = replicas.num_rows(batch[0]) // k
-        rows = [slice(part * size, (part + 1) * size) for part in range(k)]
+        num = replicas.num_rows(batch[0])
+        least, most = (min, max) if isinstance(num, int) else (tf.minimum, tf.maximum)
+        size = least(most(num // k, 1), num)
+        firsts = [least(part * size, num - size) for part in range(k)]
         images, labels = batch
-        return [(images[r], None if labels is None else labels[r]) for r in rows]
+        return [
+            (images[i : i + size], None if labels is None else labels[i : i + size]) for i in firsts
+        ]
 
     def _penalty(self, reals, fakes, labels, draw):
         """The regularisers of D's loss, (B,)."""
@@ -242,7 +249,7 @@ class GAN(AdversarialModel):
 
         Args:
           d_optimizer: Keras optimizer of the discriminator. Default: the recipe's Adam.
-          g_optimizer: likewise of the generator.
+          g_optimizer: likewise of the generator; both are given, or none.
           loss: a key of `losses.OBJECTIVES`, or an own `losses.Objective`: a pair of functions of
             logits, (real, fake) -> (B,) of the discriminator and (fake, real) -> (B,) of the
             generator.
@@ -267,6 +274,7 @@ class GAN(AdversarialModel):
             batch norm, or an argument of Keras that has no meaning for two networks.
         """
         rules.check_compile_arguments(kwargs)
+        optimizers.check_pair(d_optimizer, g_optimizer)
         objective, augmentations = losses.get(loss, label_smoothing), rules.augmentations(augment)
         if discriminator_steps < 1:
             raise ValueError(f"discriminator_steps: expected >= 1; received {discriminator_steps}")
@@ -274,21 +282,19 @@ class GAN(AdversarialModel):
             gradient_penalty = rules.GRADIENT_PENALTIES.get(str(loss), 0.0)
         batch_norm = networks.has_batch_norm(self.discriminator)
         rules.check_penalties(batch_norm, r1=r1, r2=r2, gradient_penalty=gradient_penalty)
-        if isinstance(d_optimizer, keras.optimizers.Optimizer) and d_optimizer is g_optimizer:
-            raise ValueError("g_optimizer: expected an optimizer of its own; received d_optimizer")
         # No optimizer for Keras: it would create an RMSprop that nothing uses.
         super().compile(optimizer=None, jit_compile=jit_compile, **kwargs)
         self.objective = objective
         self.discriminator_steps = discriminator_steps
         self.r1, self.r2, self.gradient_penalty = r1, r2, gradient_penalty
         self.augmentations = augmentations
-        default_d, default_g = self.default_optimizers()
-        if decay_steps:
-            for default, k in ((default_d, discriminator_steps), (default_g, 1)):
-                rate = float(default.learning_rate)
-                default.learning_rate = optimizers.decayed(rate, decay_steps * k)
-        self.d_optimizer = optimizers.prepare(d_optimizer or default_d, self.discriminator)
-        self.g_optimizer = optimizers.prepare(g_optimizer or default_g, self.generator)
+        if d_optimizer is None:
+            d_optimizer, g_optimizer = self.default_optimizers()
+            if decay_steps:
+                optimizers.decay(d_optimizer, decay_steps * discriminator_steps)
+                optimizers.decay(g_optimizer, decay_steps)
+        self.d_optimizer = optimizers.prepare(d_optimizer, self.discriminator)
+        self.g_optimizer = optimizers.prepare(g_optimizer, self.generator)
         self.optimizer = optimizers.Both(self.d_optimizer, self.g_optimizer)
         self.means = RunningMeans(self.log_keys, ("d_gradient_norm", "g_gradient_norm"))
         self._skipped_before = 0

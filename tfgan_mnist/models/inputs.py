@@ -1,4 +1,4 @@
-"""The one door for images and labels that come from outside."""
+"""What images and labels from outside have to be, and how they are converted."""
 
 import keras
 import numpy as np
@@ -6,12 +6,14 @@ import tensorflow as tf
 
 from tfgan_mnist.data.pixels import to_float
 
+BLOCK = 4096  # images that are checked at a time
+
 
 def as_batch(data, image_shape: tuple[int, int, int], num_classes: int | None) -> tuple:
     """A batch of Keras's data -> (images float32 (B, H, W, C) in [-1, 1], labels int32 (B,)).
 
-    Without doubt, and so converted: integers as pixels in [0, 255], gray images without a channel
-    axis, labels (B, 1). Labels of a model without classes are dropped.
+    Converted are integers as pixels in [0, 255], gray images without a channel axis, and labels
+    (B, 1). Labels of a model without classes are dropped.
 
     Args:
       data: images, or (images, labels), tensors.
@@ -20,6 +22,7 @@ def as_batch(data, image_shape: tuple[int, int, int], num_classes: int | None) -
 
     Raises:
       ValueError: another shape or type; labels missing.
+      tf.errors.InvalidArgumentError: labels that are no classes, in the step that receives them.
     """
     images, labels, weights = keras.utils.unpack_x_y_sample_weight(data)
     if weights is not None:
@@ -43,6 +46,10 @@ def as_batch(data, image_shape: tuple[int, int, int], num_classes: int | None) -
             f"labels: expected integers of shape (B,) in 0..{num_classes - 1}; received "
             f"{labels.dtype.name} of shape {labels.shape}"
         )
+    # A lookup of -1 would wrap, and a one-hot vector of 10 would be all zeros.
+    message = f"labels: expected integers in 0..{num_classes - 1}"
+    tf.debugging.assert_non_negative(labels, message)
+    tf.debugging.assert_less(labels, tf.cast(num_classes, labels.dtype), message)
     return images, tf.cast(labels, tf.int32)
 
 
@@ -61,26 +68,38 @@ def check_values(x, y, image_shape: tuple[int, int, int], num_classes: int | Non
     if not isinstance(x, (np.ndarray, tf.Tensor)):
         return
     as_batch((x[:1], None if y is None else y[:1]), image_shape, num_classes)
-    x = np.asarray(x)
-    finite = x[np.isfinite(x)]
-    if finite.size:
-        low, high = finite.min(), finite.max()
-        whole = np.issubdtype(x.dtype, np.integer)
-        if whole and not 0 <= low <= high <= 255:
-            raise ValueError(f"images: expected integers in 0..255; received {low}..{high}")
-        if not whole and not -1.001 <= low <= high <= 1.001:
-            raise ValueError(
-                f"images: expected floats in [-1, 1], or integers in 0..255; received {low:.4g} to "
-                f"{high:.4g}"
-            )
-        if not whole and 0 <= low < high and high > 0.5:
-            raise ValueError(
-                f"images: expected floats in [-1, 1]; received {low:.4g} to {high:.4g}, which is "
-                "[0, 1]. Give 2 * images - 1."
-            )
+    check_range(np.asarray(x))
     if num_classes is not None:
         labels = np.asarray(y)
         check_labels(labels.reshape(len(labels)), len(labels), num_classes)
+
+
+def check_range(images: np.ndarray) -> None:
+    """Raises ValueError for images that are not in [-1, 1], or in [0, 255] as integers.
+
+    NaN and infinities pass: the logs show them.
+    """
+    if not images.size:
+        return
+    if np.issubdtype(images.dtype, np.integer):
+        low, high = images.min(), images.max()
+        if not 0 <= low <= high <= 255 or high == 1:
+            raise ValueError(f"images: expected integers in 0..255; received {low}..{high}")
+        return
+    blocks = (images[first : first + BLOCK] for first in range(0, len(images), BLOCK))
+    limits = [(f.min(), f.max()) for f in (b[np.isfinite(b)] for b in blocks) if f.size]
+    low, high = np.min(limits, initial=1.0), np.max(limits, initial=-1.0)
+    if low < -1.001 or high > 1.001:
+        raise ValueError(
+            f"images: expected floats in [-1, 1], or integers in 0..255; received {low:.4g} to "
+            f"{high:.4g}"
+        )
+    # Pixels k / 127.5 - 1 are never 0, those of [0, 1] usually are.
+    if low == 0 and high > 0.5:
+        raise ValueError(
+            f"images: expected floats in [-1, 1]; received {low:.4g} to {high:.4g}, which is "
+            "[0, 1]. Give 2 * images - 1."
+        )
 
 
 def check_labels(labels, num: int, num_classes: int | None) -> np.ndarray | None:
@@ -99,7 +118,6 @@ def check_labels(labels, num: int, num_classes: int | None) -> np.ndarray | None
     labels = np.asarray(labels)
     if labels.shape != (num,) or not np.issubdtype(labels.dtype, np.integer):
         raise ValueError(f"{expected}; received {labels.dtype} of shape {labels.shape}")
-    # A lookup of -1 would wrap, and a one-hot vector of 10 would be all zeros.
     if num and not 0 <= labels.min() <= labels.max() < num_classes:
         raise ValueError(f"{expected}; received {labels.min()}..{labels.max()}")
     return labels.astype(np.int32)

@@ -88,6 +88,19 @@ def decayed(learning_rate: float, steps: int, end: float = FINAL_RATE):
     return keras.optimizers.schedules.CosineDecay(learning_rate, decay_steps=steps, alpha=end)
 
 
+def decay(optimizer: keras.optimizers.Optimizer, steps: int) -> None:
+    """Lets the learning rate of an optimizer fall as the recipes' do."""
+    optimizer.learning_rate = decayed(float(optimizer.learning_rate), steps)
+
+
+def check_pair(d_optimizer, g_optimizer) -> None:
+    """Raises ValueError unless both optimizers are given, or none, and they are two."""
+    if (d_optimizer is None) != (g_optimizer is None):
+        raise ValueError("expected both d_optimizer and g_optimizer, or none; received one of them")
+    if d_optimizer is g_optimizer and isinstance(d_optimizer, keras.optimizers.Optimizer):
+        raise ValueError("g_optimizer: expected an optimizer of its own; received d_optimizer")
+
+
 class Both:
     """The two optimizers of a model, for callbacks of Keras that read `model.optimizer`."""
 

@@ -12,7 +12,7 @@ def place_of(num) -> tuple:
     """The first of this replica's `num` rows in the global batch, and how many that has.
 
     The last batch of an epoch may not divide evenly. Then its size is not known when the step is
-    traced, and the replicas tell each other.
+    traced, and the replicas exchange their sizes.
     """
     context = tf.distribute.get_replica_context()
     replicas, index = context.num_replicas_in_sync, context.replica_id_in_sync_group

@@ -93,5 +93,6 @@ def check_penalties(batch_norm: bool, **penalties: float) -> None:
     if batch_norm and used:
         raise ValueError(
             f"{', '.join(used)}: expected a discriminator without batch norm; add "
-            "--no-d_batch_norm, and for dcgan --no-hidden_dense"
+            "--no-d_batch_norm, and for dcgan --no-hidden_dense; in Python batch_norm=False and "
+            "hidden_dense=False of the discriminator's function"
         )

@@ -37,12 +37,15 @@ def find_classifier(image_data: data.ImageData, config: Config):
     if image_data.num_classes < 2:
         print("Samples are not evaluated: that takes a classifier, and so pictures with labels")
         return None
-    fewest = min(len(image_data.train.images), len(image_data.test.images))
-    if fewest < MIN_IMAGES:
-        print(f"Samples are not evaluated: that takes {MIN_IMAGES:,} images, not {fewest:,}")
+    num = min(len(image_data.train.images), len(image_data.test.images))
+    if num < MIN_IMAGES:
+        print(f"Samples are not evaluated: that takes {MIN_IMAGES:,} images, not {num:,}")
         return None
     if not num_held_out(len(image_data.train.images)):
-        print(f"Samples are evaluated at the end only: before, it takes {MAX_SHARE * MIN_IMAGES:,}")
+        print(
+            "Samples are evaluated only at the end: evaluations during training need at least "
+            f"{MAX_SHARE * MIN_IMAGES:,} training images"
+        )
     try:
         classifier = classifiers.load(config.dataset, image_data.image_shape, config.data_dir)
         protocol.check_real(classifier, image_data)

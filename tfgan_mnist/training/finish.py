@@ -18,6 +18,7 @@ from tfgan_mnist.models.gan import GAN
 from tfgan_mnist.training import checkpoints, evaluation_callback
 
 GIF_MILLISECONDS = 400  # of a grid
+WORSE = 2.0  # times the FID; seeds of a recipe differ by a tenth
 
 
 def restore_best(run: Path, model: GAN) -> None:
@@ -101,18 +102,29 @@ def export_model(run: Path, model: GAN, config: Config, resumed: bool) -> None:
     print(f"Exported: {version}")
     if better:
         print(
-            f"Not to {public}, where {better} would be hidden by this run's "
-            f"{card.describe_quality(description)}. To publish it all the same:\n"
+            f"Not published in {public}: {better} is better than this run "
+            f"({card.describe_quality(description)}). To publish it all the same:\n"
             f"  python -m tfgan_mnist.export --run={shlex.quote(str(run))} "
             f"--export_root={shlex.quote(config.export_root)}"
         )
 
 
 def _better_version(base_path: Path, description: dict) -> str:
-    """The highest version under `base_path` if it is known to be better; else ""."""
-    with contextlib.suppress(UserError):  # no version there, or one without a card
-        version = versions.find_version(base_path)
-        other = card.read(version)
-        if card.is_worse(description, other):
-            return f"version {version.name} ({card.describe_quality(other)})"
-    return ""
+    """The best version of the same data under `base_path` if it is better than a run; else "".
+
+    It is where the run's FID is more than `WORSE` times as high, or is not known.
+    """
+    found = []
+    for number, version in versions.versions(base_path).items():
+        with contextlib.suppress(UserError):  # without a card
+            other = card.read(version)
+            fid = card.fid_of(other)
+            if fid is not None and card.of_same_data(description, other):
+                found.append((fid, number, card.describe_quality(other)))
+    if not found:
+        return ""
+    best, number, quality = min(found)
+    fid = card.fid_of(description)
+    if fid is not None and fid <= WORSE * best:
+        return ""
+    return f"version {number} ({quality})"

@@ -40,16 +40,17 @@ def train_epochs(
     An epoch that was stopped in its middle is completed by a `fit` of its own.
     """
     writing: list = []
+    line = progress.Progress(config.epochs)
     if run:
         checkpoint = callbacks.Checkpoint(run)
         writing = [
             callbacks.SampleGrid(run, config.grid, config.tensorboard),
             callbacks.Log(run, config.images_per_step),
             *([evaluation] if evaluation else []),
+            line,
             callbacks.TrainingDiagnostics(run, config.on_collapse, evaluation),
             *([callbacks.TensorBoard(run)] if config.tensorboard else []),
             *([callbacks.KeepModels(run, config.keep_every)] if config.keep_every else []),
-            progress.Progress(config.epochs),
             checkpoint,
         ]
 
@@ -73,7 +74,10 @@ def train_epochs(
         )
 
     epoch, steps_done = divmod(model.steps_done, config.steps_per_epoch)
-    with checkpoint.saving_on_signals() if run else contextlib.nullcontext():
+    with contextlib.ExitStack() as stack:
+        stack.callback(line.end_line)
+        if run:
+            stack.enter_context(checkpoint.saving_on_signals())
         if steps_done:
             remaining = config.steps_per_epoch - steps_done
             fit(epoch, epoch + 1, remaining, callbacks.KeepMetrics(model))

@@ -19,6 +19,7 @@ class Progress(keras.callbacks.Callback):
         super().__init__()
         self.epochs = epochs
         self.moving = sys.stdout.isatty()
+        self.open = False  # whether the line has no end yet
 
     def on_epoch_begin(self, epoch, logs=None):
         self.heading = f"epoch {epoch + 1}/{self.epochs}"
@@ -45,6 +46,13 @@ class Progress(keras.callbacks.Callback):
             width = shutil.get_terminal_size().columns - 1
             line = f"\r{line[:width]:{width}}"
         print(line, end=end, flush=True)
+        self.open = not end
+
+    def end_line(self) -> None:
+        """Ends the line of an epoch that was stopped, for what is printed next."""
+        if self.open:
+            print(flush=True)
+            self.open = False
 
 
 def _losses(logs) -> str:

@@ -62,7 +62,7 @@ def use_xla() -> bool:
 
 
 def num_cores() -> int:
-    """The CPU cores that this process may use; macOS only tells how many there are."""
+    """The CPU cores that this process may use; macOS has only their total."""
     if hasattr(os, "sched_getaffinity"):
         return len(os.sched_getaffinity(0))
     return os.cpu_count() or 1
