@@ -13,7 +13,6 @@ import orjson
 
 from tfgan_mnist.exports.request_errors import invalid
 
-BYTE_ORDER_MARK = b"\xef\xbb\xbf"
 SHOWN = 200  # characters of a value in a message
 
 # Possessive strings: otherwise one without an end would be scanned once per quote in it.
@@ -58,7 +57,7 @@ def _number_of_keys(document: dict[str, Any]) -> int:
 
 def _read(body: bytes) -> Any:
     """The first value in a body. In Python, without recursion: for what orjson refuses."""
-    position = len(BYTE_ORDER_MARK) if body.startswith(BYTE_ORDER_MARK) else 0
+    position = 3 if body.startswith(b"\xef\xbb\xbf") else 0  # a byte order mark
     opened: list[Any] = []  # lists and objects that are not closed yet
     keys: list[str | None] = []  # of the value that comes next in each of them; None in a list
     allowed = _VALUE

@@ -28,10 +28,8 @@ def signature_name(document: Mapping[str, Any]) -> str:
     """Raises RequestError when it is not a string."""
     name = document.get("signature_name", "")
     if not isinstance(name, str):
-        raise invalid(
-            f"JSON Value: {shown(document)} not formatted correctly. "
-            "'signature_name' key must be a string value."
-        )
+        wrong = "not formatted correctly. 'signature_name' key must be a string value."
+        raise invalid(f"JSON Value: {shown(document)} {wrong}")
     return name
 
 
