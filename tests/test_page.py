@@ -383,6 +383,10 @@ def test_it_moves_by_itself_and_comes_back(visit):
     fresh = person.drawn(lambda: person.button("New handwriting").click())
     assert abs(fresh - first).max() > 0.5
     person.button("Play the walk").click()
+    person.button("New handwriting").click()  # while it still moves
+    again = person.drawn(lambda: person.button("New handwriting").click())
+    assert abs(again - fresh).max() > 0.5
+    person.button("Play the walk").click()
     assert person.button("Pause the walk").is_visible()
     person.drawn(lambda: person.field("Your number").fill("5"))
     assert len(person.shown()) == 4

@@ -136,6 +136,7 @@ REFUSALS = [
     ("H", b'{"note": "\\ux", "instances": [NaN]}', 400, "Invalid escape"),
     ("H", {"instances": ["x" * 5000]}, 400, "xxx... Type: String is not of expected type: float"),
     ("H", {"instances": [1.0] * 300}, 400, "Task size 300 is larger than maximum input batch"),
+    ("H", {"inputs": [1.0] * 300}, 400, "Task size 300 is larger than maximum input batch"),
     ("H", {"signature_name": "__saved_model_init_op", "inputs": {}}, 400, "Failed to get input"),
     (T, {"instances": [1]}, 400, '"serving_default" not found in signature def'),
     (T, b'{"signature_name": "string", "inputs": ["\\ud800"], "note": NaN}', 400, "Unicode"),
@@ -201,6 +202,8 @@ def test_a_string_without_end_is_read_in_one_go():
     with pytest.raises(RequestError, match="JSON Parse error"):
         json_reader.parse(body)
     assert time.process_time() - began < 5  # once per quote would be a minute
+    with pytest.raises(RequestError, match="not plain JSON, and larger than 1 MiB"):
+        json_reader.parse(b"[NaN" + b",1" * (1 << 20))
 
 
 # Paths

@@ -26,8 +26,7 @@ from tfgan_mnist.serving.versions import DEFAULT_SIGNATURE, Models
 
 log = logging.getLogger(__name__)
 
-THREADS = 64  # requests that can wait for their batches; more are queued, up to MAX_CALLS
-MAX_CALLS = 256
+THREADS = 64  # requests that can wait for their batches; four times as many may be queued
 
 
 def _answers(method: Callable) -> Callable:
@@ -163,7 +162,7 @@ class GrpcServer:
                 ("grpc.max_send_message_length", -1),
                 ("grpc.so_reuseport", 0),  # otherwise two servers could share a port
             ],
-            maximum_concurrent_rpcs=MAX_CALLS,
+            maximum_concurrent_rpcs=4 * THREADS,
         )
         services = Services(models, config, metrics)
         prediction_service_pb2_grpc.add_PredictionServiceServicer_to_server(services, self._server)

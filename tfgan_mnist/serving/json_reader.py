@@ -13,7 +13,6 @@ import orjson
 
 from tfgan_mnist.exports.request_errors import invalid
 
-BYTE_ORDER_MARK = b"\xef\xbb\xbf"
 SHOWN = 200  # characters of a value in a message
 
 # Possessive strings: otherwise one without an end would be scanned once per quote in it.
@@ -58,7 +57,9 @@ def _number_of_keys(document: dict[str, Any]) -> int:
 
 def _read(body: bytes) -> Any:
     """The first value in a body. In Python, without recursion: for what orjson refuses."""
-    position = len(BYTE_ORDER_MARK) if body.startswith(BYTE_ORDER_MARK) else 0
+    if len(body) > 1 << 20:  # a second's work
+        raise invalid("JSON Parse error: Invalid value. Or not plain JSON, and larger than 1 MiB")
+    position = 3 if body.startswith(b"\xef\xbb\xbf") else 0  # a byte order mark
     opened: list[Any] = []  # lists and objects that are not closed yet
     keys: list[str | None] = []  # of the value that comes next in each of them; None in a list
     allowed = _VALUE
@@ -78,10 +79,8 @@ def _read(body: bytes) -> Any:
         elif kind == "text" and "word" not in allowed:
             keys[-1], allowed = _value(kind, match[kind]), {"colon"}
         else:
-            if kind in _VALUE:
-                value = _value(kind, match[kind])
-            else:
-                value, _ = opened.pop(), keys.pop()
+            value = _value(kind, match[kind]) if kind in _VALUE else opened.pop()
+            del keys[len(opened) :]
             if not opened:
                 return value
             if isinstance(opened[-1], dict):

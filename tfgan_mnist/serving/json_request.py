@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 
 from tfgan_mnist.exports.request_errors import RequestError, invalid
+from tfgan_mnist.serving.batching import MAX_ROWS
 from tfgan_mnist.serving.json_reader import SHOWN, shown
 
 Tensors = dict[str, np.ndarray]
@@ -28,10 +29,8 @@ def signature_name(document: Mapping[str, Any]) -> str:
     """Raises RequestError when it is not a string."""
     name = document.get("signature_name", "")
     if not isinstance(name, str):
-        raise invalid(
-            f"JSON Value: {shown(document)} not formatted correctly. "
-            "'signature_name' key must be a string value."
-        )
+        wrong = "not formatted correctly. 'signature_name' key must be a string value."
+        raise invalid(f"JSON Value: {shown(document)} {wrong}")
     return name
 
 
@@ -54,6 +53,8 @@ def tensors(document: Mapping[str, Any], dtypes: Mapping[str, str]) -> tuple[Ten
         wrong = "Expecting 'instances' to be an list/array"
     elif not rows:
         wrong = "No values in 'instances' array"
+    elif len(rows) > MAX_ROWS:  # before each is read
+        wrong = f"Task size {len(rows)} is larger than maximum input batch size {MAX_ROWS}"
     if wrong:
         raise invalid(f"JSON Value: {shown(document)} {wrong}")
     return _from_rows(rows, dtypes), True

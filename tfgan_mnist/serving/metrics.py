@@ -2,6 +2,8 @@
 
 import collections
 import contextlib
+import functools
+import math
 import threading
 import time
 from collections.abc import Iterator
@@ -10,7 +12,7 @@ from tfgan_mnist.exports.request_errors import RequestError
 
 METRICS_PATH = "/monitoring/prometheus/metrics"
 # Microseconds, as in TensorFlow Serving's servables/tensorflow/util.cc.
-LATENCY_LIMITS = tuple(10 * 1.8**i for i in range(33))
+LATENCY_LIMITS = (*(10 * 1.8**i for i in range(33)), math.inf)
 PREFIX = ":tensorflow:serving:"
 TYPES = {"request_count": "counter", "request_latency": "histogram", "runtime_latency": "histogram"}
 ESCAPES = {ord("\\"): "\\\\", ord('"'): '\\"', ord("\n"): "\\n"}
@@ -52,9 +54,8 @@ class Metrics:
     def _latency(self, name: str, labels: str, seconds: float) -> None:
         with self._lock:
             samples = self._samples[name]
-            for limit in LATENCY_LIMITS:
-                samples[f'{name}_bucket{{{labels},le="{limit:g}"}}'] += seconds * 1e6 <= limit
-            samples[f'{name}_bucket{{{labels},le="+Inf"}}'] += 1
+            for sample, limit in zip(_buckets(name, labels), LATENCY_LIMITS):
+                samples[sample] += seconds * 1e6 <= limit
             samples[f"{name}_sum{{{labels}}}"] += seconds * 1e6
             samples[f"{name}_count{{{labels}}}"] += 1
 
@@ -66,6 +67,12 @@ class Metrics:
                 lines.append(f"# TYPE {PREFIX}{name} {TYPES[name]}")
                 lines += [f"{PREFIX}{sample} {value}" for sample, value in samples.items()]
         return "\n".join(lines) + "\n"
+
+
+@functools.cache
+def _buckets(name: str, labels: str) -> list[str]:
+    limits = [f"{limit:g}".replace("inf", "+Inf") for limit in LATENCY_LIMITS]
+    return [f'{name}_bucket{{{labels},le="{limit}"}}' for limit in limits]
 
 
 def _labels(**values: str) -> str:

@@ -18,7 +18,6 @@ from tfgan_mnist.exports.request_errors import RequestError
 from tfgan_mnist.serving.versions import Models
 
 ONNX = re.compile(r"/onnx/(?P<name>[^/]+)\.onnx")
-
 TYPES = mimetypes.MimeTypes()  # not the system's table, which may lack some or give others
 
 
@@ -40,8 +39,7 @@ def find(path: str, models: Models) -> tuple[bytes, str] | None:
         with models.use(match["name"]) as version:  # `7.onnx` is beside the version `7/`
             onnx = version.folder.with_name(f"{version.folder.name}.onnx")
             if not onnx.exists():
-                message = f"There is no ONNX file of version {version.number} of {match['name']}"
-                raise RequestError("NOT_FOUND", message)
+                raise RequestError("NOT_FOUND", f"Version {version.number} has no ONNX file")
             return onnx.read_bytes(), "application/octet-stream"
     if file := _file(path.removeprefix("/") or "index.html"):
         return file.read_bytes(), TYPES.guess_type(file.name)[0] or "text/plain"

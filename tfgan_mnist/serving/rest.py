@@ -29,10 +29,9 @@ log = logging.getLogger(__name__)
 
 _VERSION = r"(?:/versions/(?P<version>\d+)|/labels/(?P<label>[^/:]+))?"
 PREDICTION = re.compile(
-    rf"(?i)/v1/models/(?P<name>[^/:]+){_VERSION}:(?P<method>classify|regress|predict)"
+    rf"(?i:/v1/models/(?P<name>[^/:]+){_VERSION}):(?P<method>classify|regress|predict)"
 )
 STATUS = re.compile(rf"(?i)/v1/models(?:/(?P<name>[^/:]+))?{_VERSION}(?P<metadata>/metadata)?")
-METHODS = ("classify", "regress", "predict")  # in lower case, unlike the rest of a path
 
 CORS = [
     (b"access-control-allow-origin", b"*"),
@@ -62,8 +61,8 @@ class RestApp:
         self._models = models
         self._config = config
         self._metrics = metrics
-        self._hosts = {config.host, "localhost", socket.gethostname().lower()}
-        self._hosts |= set(filter(None, config.allowed_hosts.lower().split(",")))
+        allowed = config.allowed_hosts.lower().split(",")
+        self._hosts = {config.host, "localhost", socket.gethostname().lower(), *allowed} - {""}
 
     async def __call__(self, scope: dict, receive: Callable, send: Callable) -> None:
         try:
@@ -104,10 +103,9 @@ class RestApp:
                 message = f"Unexpected path: {target}. Should be {METRICS_PATH}"
                 return Answer(400, message.encode(errors="replace"), "text/plain")
             return Answer(200, self._metrics.page().encode(), "text/plain")
-        if method in ("GET", "HEAD"):
-            found = await asyncio.to_thread(page.find, scope["path"], self._models)
-            if found:
-                return Answer(200, *found, headers=((b"cache-control", b"no-cache"),))
+        reads = method in ("GET", "HEAD")
+        if reads and (found := await asyncio.to_thread(page.find, scope["path"], self._models)):
+            return Answer(200, *found, headers=((b"cache-control", b"no-cache"),))
         return Answer(404, b"<h1>Not Found</h1>", "text/html")
 
     def _check_host(self, host: str) -> None:
@@ -122,7 +120,7 @@ class RestApp:
 
     async def _api(self, method: str, target: str, body: bytes) -> Answer:
         match = (PREDICTION if method == "POST" else STATUS).fullmatch(target)
-        if method == "POST" and match and match["method"] in METHODS:
+        if method == "POST" and match:
             which = _which(match)
             if match["method"] != "predict":
                 raise RequestError("UNIMPLEMENTED", f"{match['method']}: expected predict")

@@ -34,11 +34,9 @@ class Server(contextlib.ExitStack):
         super().__init__()
         if not (config.port or config.rest_api_port or free_ports):
             raise UserError("expected a --port or a --rest_api_port; received 0 for both")
-        warm_up, batches = config.enable_model_warmup, config.enable_batching
-        self.models = Models(models_of(config), batches, warm_up)
+        self.models = Models(models_of(config), config.enable_batching, config.enable_model_warmup)
         metrics = Metrics()
-        # Where clients on this machine reach it.
-        host = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(config.host, config.host)
+        host = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(config.host, config.host)  # to connect to
         # Ports are taken first, as models load for long, and answer last.
         interfaces: list[GrpcServer | HttpServer] = []
         if config.port or free_ports:

@@ -297,6 +297,9 @@ async function play() {
     if (await animate(plan().ends, [0, 1, 0], WALK_SECONDS, follow)) {
       element.way.value = 0;
     }
+    if (playing) {
+      return; // something else has begun to move
+    }
   }
   update();
 }
@@ -306,6 +309,9 @@ async function fresh() {
   if (!still.matches && facts) {
     element.way.value = 0;
     await animate(consecutive(seed, images.length), [0, 1], FRESH_SECONDS, () => {});
+    if (playing) {
+      return;
+    }
   }
   element.seed.value = seed;
   element.way.value = 0;
