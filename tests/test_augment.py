@@ -100,7 +100,7 @@ def test_a_saved_model_keeps_its_augmentation(tmp_path):
     import keras
 
     tiny("gan", augment="translation").save(tmp_path / "gan.keras")
-    assert keras.saving.load_model(tmp_path / "gan.keras").augment == "translation"
+    assert keras.saving.load_model(tmp_path / "gan.keras").augmentations == ("translation",)
 
 
 def test_few_images_switch_it_on():

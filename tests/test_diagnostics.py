@@ -97,6 +97,9 @@ def test_missing_classes_are_named():
     counts = [250, 250, 250, 250, 250, 250, 250, 0, 2, 0]
     diagnosis = diagnose([log_row(1)], [evaluation(1, counts=counts)])
     assert "classes 7, 8, 9 are missing" in diagnosis.observed
+    rows = [log_row(1)], [evaluation(1, counts=counts)], REAL, SPREAD
+    diagnosis = diagnostics.diagnose(*rows, class_names=tuple("abcdefghij"))
+    assert "classes h, i, j are missing" in diagnosis.observed
 
 
 def test_classes_that_alternate_are_an_oscillation():

@@ -74,8 +74,9 @@ def train(
 
         # Train.
         if run and classifier and len(held_out.images):
+            when = config.epochs_per_evaluation, config.epochs
             evaluation = evaluation_callback.Evaluation(
-                run, classifier, held_out, config.epochs_per_evaluation, config.epochs
+                run, classifier, held_out, *when, facts.class_names
             )
         fit.train_epochs(model, images, config, context, run, evaluation)
 
@@ -162,6 +163,7 @@ def _resolve(
         precision=runtime.resolve_precision(config.precision),
     )
     shared = dataclasses.asdict(config) | dict.fromkeys(OWN_TO_WORKERS)
+    shared["dataset"] = data.short_name(config.dataset)  # the facts compare the content
     distribution.expect_same(context, "configuration and data", f"{shared} {facts}")
     return config
 

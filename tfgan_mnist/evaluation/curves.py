@@ -1,6 +1,7 @@
 """The training curves of a run, as a picture."""
 
 import math
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -11,7 +12,9 @@ from tfgan_mnist.runs import Row
 MAX_CLASSES_DRAWN = 30
 
 
-def draw(log: list[Row], evaluations: list[Row], path: Path) -> None:
+def draw(
+    log: list[Row], evaluations: list[Row], path: Path, class_names: Sequence[str] = ()
+) -> None:
     """Draws the rows of log.csv and evaluations.csv over epochs, as a PNG.
 
     Losses, accuracies of the discriminator and gradient norms. With evaluations also FID, the bound
@@ -49,7 +52,7 @@ def draw(log: list[Row], evaluations: list[Row], path: Path) -> None:
         panels[2, 0].set_ylim(0, 1.02)
         classes = [key for key in evaluations[-1] if key.startswith("class_")]
         if len(classes) <= MAX_CLASSES_DRAWN:
-            _draw_classes(panels[2, 1], evaluations, classes)
+            _draw_classes(panels[2, 1], evaluations, classes, class_names)
         else:
             plot(panels[2, 1], evaluations, ["classes_covered"], "classes covered")
     else:
@@ -65,13 +68,16 @@ def _points(rows: list[Row], key: str) -> tuple[list[float], list[float]]:
     return [row["epoch"] for row in rows], [row.get(key, math.nan) for row in rows]
 
 
-def _draw_classes(panel, evaluations: list[Row], keys: list[str]) -> None:
+def _draw_classes(
+    panel, evaluations: list[Row], keys: list[str], class_names: Sequence[str]
+) -> None:
     """Draws the fractions of the classes, stacked."""
     from matplotlib import colormaps
 
     counts = np.array([_points(evaluations, key)[1] for key in keys])  # (K, evaluations)
     colours = colormaps["turbo"](np.linspace(0, 1, len(keys)))
-    epochs, names = [row["epoch"] for row in evaluations], [key[len("class_") :] for key in keys]
+    epochs = [row["epoch"] for row in evaluations]
+    names = list(class_names) or [key[len("class_") :] for key in keys]
     panel.stackplot(epochs, counts / counts.sum(axis=0), labels=names, colors=colours)
     panel.set_ylim(0, 1)
     panel.set_title("classes of the samples, predicted by the classifier")

@@ -52,8 +52,14 @@ def check_num(what: str, num: int) -> None:
         raise UserError(f"{what}: expected at least {MIN_SAMPLES:,} images; received {num:,}")
 
 
-def check_classes(classifier: "AnyClassifier", data_set: "ImageData") -> None:
-    """Raises UserError when a classifier was trained on other classes: pictures may change."""
+def check_real(classifier: "AnyClassifier", data_set: "ImageData") -> None:
+    """Raises UserError for too few images, or a classifier of other classes: pictures change."""
+    fewest = min(len(data_set.train.images), len(data_set.test.images))
+    if fewest < MIN_REAL:
+        raise UserError(
+            f"{data_set.name}, the smaller split: expected at least {MIN_REAL:,} images to compare "
+            f"samples with; received {fewest:,}"
+        )
     if classifier.num_classes != data_set.num_classes:
         raise UserError(
             f"{data_set.name} has {data_set.num_classes} classes now, and its classifier "
@@ -152,14 +158,8 @@ def evaluate(
     """
     start = time.monotonic()
     check_num("samples", len(pixels))
-    train, test = data_set.train, data_set.test
-    fewest = min(len(train.images), len(test.images))
-    if fewest < MIN_REAL:
-        raise UserError(
-            f"{data_set.name}, the smaller split: expected at least {MIN_REAL:,} images to compare "
-            f"samples with; received {fewest:,}"
-        )
-    check_classes(classifier, data_set)
+    train = data_set.train
+    check_real(classifier, data_set)
     # Files of samples are often sorted by class, and some metrics take the first ones only.
     order = np.random.default_rng(0).permutation(len(pixels))
     pixels = pixels[order]

@@ -168,7 +168,7 @@ class GAN(AdversarialModel):
 
     def _altered(self, images, draw, use: int):
         """Images (B, H, W, C) as D sees them; `use` 0 to 2 of a draw are altered independently."""
-        kinds = rules.augmentations(self.augment)
+        kinds = self.augmentations
         if not kinds:
             return images
         # Of the penalties' stream the negative numbers, which they do not draw.
@@ -263,8 +263,7 @@ class GAN(AdversarialModel):
           r2: the same at generated images.
           gradient_penalty: weight of (|dD/dx| - 1)^2 between real and generated images (Gulrajani
             et al. 2017). Default: 10 for "wasserstein", else 0.
-          augment: how real and generated images are altered before D sees them, some of
-            "translation,cutout,color" (Zhao et al. 2020); for few training images.
+          augment: what D sees is altered, for few images: some of "translation,cutout,color".
           jit_compile: compile the step with XLA; `runtime.use_xla` says where it is faster.
           **kwargs: `run_eagerly` and `steps_per_execution` of `keras.Model.compile`.
 
@@ -272,13 +271,12 @@ class GAN(AdversarialModel):
           ValueError: unknown loss, a value out of its range, or a penalty on a discriminator with
             batch norm.
         """
-        objective = losses.get(loss, label_smoothing)
+        objective, augmentations = losses.get(loss, label_smoothing), rules.augmentations(augment)
         if discriminator_steps < 1:
             raise ValueError(f"discriminator_steps: expected >= 1; received {discriminator_steps}")
         if gradient_penalty is None:
             gradient_penalty = rules.GRADIENT_PENALTIES.get(loss, 0.0)
         batch_norm = networks.has_batch_norm(self.discriminator)
-        rules.augmentations(augment)
         rules.check_penalties(batch_norm, r1=r1, r2=r2, gradient_penalty=gradient_penalty)
         if isinstance(d_optimizer, keras.optimizers.Optimizer) and d_optimizer is g_optimizer:
             raise ValueError("g_optimizer: expected an optimizer of its own; received d_optimizer")
@@ -286,10 +284,8 @@ class GAN(AdversarialModel):
         super().compile(optimizer=None, jit_compile=jit_compile, **kwargs)
         self.objective = objective
         self.discriminator_steps = discriminator_steps
-        self.r1 = r1
-        self.r2 = r2
-        self.gradient_penalty = gradient_penalty
-        self.augment = augment
+        self.r1, self.r2, self.gradient_penalty = r1, r2, gradient_penalty
+        self.augmentations = augmentations
         default_d, default_g = self.default_optimizers()
         self.d_optimizer = optimizers.prepare(d_optimizer or default_d, self.discriminator)
         self.g_optimizer = optimizers.prepare(g_optimizer or default_g, self.generator)

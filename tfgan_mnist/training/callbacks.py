@@ -126,9 +126,10 @@ class TrainingDiagnostics(keras.callbacks.Callback):
         self.action = action
         self.evaluation = evaluation
         self.histogram, self.spread = np.zeros(0), math.nan
+        self.class_names: tuple[str, ...] = ()
         if evaluation is not None:
             real = evaluation.reference
-            self.histogram = real.histogram
+            self.histogram, self.class_names = real.histogram, evaluation.class_names
             self.spread = float(metrics.statistics(real.manifold.features).covariance.trace())
         self.warned: str | None = None
         self.rollbacks = 0
@@ -138,7 +139,9 @@ class TrainingDiagnostics(keras.callbacks.Callback):
         evaluated = bool(evaluations) and evaluations[-1]["epoch"] == epoch + 1
         if fatal := self.fatal(log[-1]):
             self.act(epoch, diagnostics.non_finite(fatal), fatal=True)
-        elif found := diagnostics.diagnose(log, evaluations, self.histogram, self.spread):
+        elif found := diagnostics.diagnose(
+            log, evaluations, self.histogram, self.spread, self.class_names
+        ):
             self.act(epoch, found)
         elif evaluated or not evaluations:
             self.warned = None

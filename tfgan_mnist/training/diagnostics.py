@@ -6,6 +6,7 @@ three default recipes, which none of the rules matches, and of runs made to fail
 
 import itertools
 import math
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -37,7 +38,11 @@ class Diagnosis(NamedTuple):
 
 
 def diagnose(
-    log: list[Row], evaluations: list[Row], real: np.ndarray, spread: float
+    log: list[Row],
+    evaluations: list[Row],
+    real: np.ndarray,
+    spread: float,
+    class_names: Sequence[str] = (),
 ) -> Diagnosis | None:
     """The first problem that the newest rows show, None without one.
 
@@ -46,6 +51,7 @@ def diagnose(
       evaluations: rows of evaluations.csv, if there are any. Rules about samples apply in epochs
         with an evaluation. In the others the newest one shows whether samples are far from real.
       real: (K,) the real images' class histogram.
+      class_names: by label; empty where they are the numbers.
       spread: the FID of samples that all equal the average real image: the trace of the real
         features' covariance. Samples beyond it are far from real images.
     """
@@ -64,7 +70,7 @@ def diagnose(
         return non_finite("a sample or its logit became NaN or infinite")
     return (
         too_strong
-        or _collapse(last, real)
+        or _collapse(last, real, class_names)
         or (_too_weak(newest) if far else None)
         or _low_diversity(last)
         or _oscillation(evaluations)
@@ -108,7 +114,7 @@ def _too_weak(row: Row) -> Diagnosis | None:
     )
 
 
-def _collapse(evaluation: Row, real: np.ndarray) -> Diagnosis | None:
+def _collapse(evaluation: Row, real: np.ndarray, class_names: Sequence[str]) -> Diagnosis | None:
     shares, real = _class_shares(evaluation), real / real.sum()
     missing = shares < MISSING * real
     if real[missing].sum() < COLLAPSED:
@@ -116,10 +122,11 @@ def _collapse(evaluation: Row, real: np.ndarray) -> Diagnosis | None:
     kept, lost = np.flatnonzero(~missing), np.flatnonzero(missing)
     kind, observed = "collapse onto some classes", f"{len(lost)} of {len(real)} classes are missing"
     if len(kept) <= MAX_NAMED:
-        kind = f"collapse onto {_names(kept)}"
-        observed = f"{shares[kept].sum():.0%} of the samples are of {_names(kept)}"
+        kind = f"collapse onto {_names(kept, class_names)}"
+        share = shares[kept].sum()
+        observed = f"{share:.0%} of the samples are of {_names(kept, class_names)}"
     elif len(lost) <= MAX_NAMED:
-        observed = f"{_names(lost)} are missing from the samples"
+        observed = f"{_names(lost, class_names)} are missing from the samples"
     return Diagnosis(kind, observed, _DIVERSITY_ADVICE)
 
 
@@ -160,5 +167,6 @@ def _class_shares(evaluation: Row) -> np.ndarray:
     return counts / counts.sum()
 
 
-def _names(classes: np.ndarray) -> str:
-    return f"class{'es' if len(classes) > 1 else ''} {', '.join(map(str, classes))}"
+def _names(classes: np.ndarray, class_names: Sequence[str]) -> str:
+    names = [class_names[label] if class_names else str(label) for label in classes]
+    return f"class{'es' if len(classes) > 1 else ''} {', '.join(names)}"

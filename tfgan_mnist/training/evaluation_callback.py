@@ -45,7 +45,7 @@ def find_classifier(image_data: data.ImageData, config: Config):
         print(f"Samples are evaluated at the end only: before, it takes {MAX_SHARE * MIN_IMAGES:,}")
     try:
         classifier = classifiers.load(config.dataset, image_data.image_shape, config.data_dir)
-        protocol.check_classes(classifier, image_data)
+        protocol.check_real(classifier, image_data)
         return classifier
     except UserError as error:
         print(f"Samples are not evaluated: {error}")
@@ -65,6 +65,7 @@ class Evaluation(keras.callbacks.Callback):
       held_out: images that training does not use; N >= MIN_IMAGES.
       every: epochs from one evaluation to the next.
       last_epoch: is always evaluated.
+      class_names: by label; empty where they are the numbers.
     """
 
     def __init__(
@@ -74,6 +75,7 @@ class Evaluation(keras.callbacks.Callback):
         held_out: data.Split,
         every: int,
         last_epoch: int,
+        class_names: tuple[str, ...] = (),
     ):
         super().__init__()
         self.path = run / runs.EVALUATIONS
@@ -81,6 +83,7 @@ class Evaluation(keras.callbacks.Callback):
         self.held_out = held_out
         self.every = every
         self.last_epoch = last_epoch
+        self.class_names = class_names
         self.reference: protocol.Reference = protocol.compute_reference(classifier, held_out.images)
         self.rows = runs.read_rows(self.path)
 

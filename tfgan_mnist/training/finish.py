@@ -75,7 +75,8 @@ def draw_pictures(run: Path) -> None:
         key=lambda path: (len(path.name), path.name),  # epoch_1000 after epoch_999
     )
     pictures.write_gif(run / runs.GIF, [pictures.read(path)[0] for path in grids], GIF_MILLISECONDS)
-    curves.draw(*runs.read_history(run), run / runs.CURVES)
+    _, facts = runs.read(run)
+    curves.draw(*runs.read_history(run), run / runs.CURVES, facts.class_names)
     print(f"Samples:  {run / runs.SAMPLES} and {run / runs.GIF}")
     print(f"Log:      {run / runs.LOG} and {run / runs.CURVES}")
 
