@@ -50,7 +50,7 @@ def command(module, *flags):
 def test_from_a_folder_to_an_export(tmp_path, run_train, capsys, monkeypatch):
     monkeypatch.chdir(tmp_path)
     root = draw_pets(tmp_path / "pets")
-    run = run_train("--dataset=pets")
+    run = run_train("--dataset=pets", "--augment=auto")
     output = capsys.readouterr().out
     assert "batch_size: " in output
     assert "instead of 32" in output

@@ -66,7 +66,7 @@ class Config:
     r2: float = option(0.0, "gamma of the gradient penalty at generated images", at_least=0)
     gradient_penalty: float = option(0.0, "weight of WGAN-GP's; wasserstein: 10", at_least=0)
     augment: str = option(
-        "auto", "augmentations of D's input: translation,cutout,color; auto: with few images; none"
+        "none", "augmentations of D's input: translation,cutout,color; auto: all with few images"
     )
 
     # Optimizers (Adam)
@@ -176,7 +176,7 @@ class Config:
         own = [
             f"{key} = {_as_toml(value)}"
             for key, value in values.items()
-            if value not in (getattr(recipe, key), "none") and key not in shown + resolved
+            if value != getattr(recipe, key) and key not in shown + resolved
         ]
         return (
             f"{self.model} on {values['dataset']}: {self.epochs} epochs of "
@@ -275,12 +275,11 @@ def resolve(
 def from_saved(values: dict[str, Any]) -> Config:
     """The configuration of `dataclasses.asdict`, read back from JSON.
 
-    A missing key was added since and takes its default (augment: none); retired ones are ignored.
+    A key that is missing was added since and takes its default; a retired one is ignored.
 
     Raises:
       UserError: as `resolve`.
     """
-    values = {"augment": "none"} | values
     return Config(**{k: _typed(k, value) for k, value in values.items() if k not in RETIRED})
 
 

@@ -4,6 +4,9 @@ Zhao et al. 2020, "Differentiable Augmentation for Data-Efficient GAN Training",
 Real and generated images are altered alike, in D's update and in G's, so that D cannot learn the
 training images by heart and G does not learn the alterations. Magnitudes are those of the authors'
 code. Images are (B, H, W, C) float32 in [-1, 1]; cut or shifted pixels become 0, the middle gray.
+
+D is weaker with it, so that G's learning rate has to be low: with the default recipe of `dcgan` G
+collapses (docs/recipes.md).
 """
 
 import tensorflow as tf
