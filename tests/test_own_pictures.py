@@ -335,7 +335,8 @@ def test_what_a_killed_command_left_is_removed(tmp_path, load):
 
 
 def save_npz(path, **arrays):
-    np.savez_compressed(path, **arrays)
+    with open(path, "wb") as stream:
+        np.savez_compressed(stream, **arrays)
     return path
 
 

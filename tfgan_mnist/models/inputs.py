@@ -46,11 +46,17 @@ def as_batch(data, image_shape: tuple[int, int, int], num_classes: int | None) -
             f"labels: expected integers of shape (B,) in 0..{num_classes - 1}; received "
             f"{labels.dtype.name} of shape {labels.shape}"
         )
+    labels = tf.cast(labels, tf.int32)
+    if tf.executing_eagerly():  # `check_values` has seen them all
+        return images, labels
     # A lookup of -1 would wrap, and a one-hot vector of 10 would be all zeros.
     message = f"labels: expected integers in 0..{num_classes - 1}"
-    tf.debugging.assert_non_negative(labels, message)
-    tf.debugging.assert_less(labels, tf.cast(num_classes, labels.dtype), message)
-    return images, tf.cast(labels, tf.int32)
+    checks = [
+        tf.debugging.assert_non_negative(labels, message),
+        tf.debugging.assert_less(labels, num_classes, message),
+    ]
+    with tf.control_dependencies(checks):
+        return images, tf.identity(labels)
 
 
 def check_values(x, y, image_shape: tuple[int, int, int], num_classes: int | None) -> None:
