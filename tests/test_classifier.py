@@ -195,7 +195,7 @@ def test_the_command_makes_what_load_finds(mnist, quick, monkeypatch, tmp_path, 
     about = classifier.load("kmnist", GRAY, data_dir=str(tmp_path)).about
     assert str(tmp_path / "tfgan_mnist_classifiers") in capsys.readouterr().out
     assert (about["seed"], about["train_images"], about["dataset"]) == (3, 1280, "kmnist")
-    with pytest.raises(UserError, match="exists; remove it, or give another folder"):
+    with pytest.raises(UserError, match="exists; give a new folder with --output"):
         command(*flags)
 
 

@@ -143,6 +143,7 @@ def test_bad_samples_have_bad_scores(kind, results_of, mnist):
         assert scores["classifier_score"] == pytest.approx(1)
 
 
+@pytest.mark.slow
 def test_gan_train(results_of, mnist):
     images, labels = mnist.train.images[:MIN_IMAGES], mnist.train.labels[:MIN_IMAGES]
     right = results_of(images, "--gan_train", labels=labels)
@@ -321,7 +322,7 @@ def test_other_refusals(command, results_of, tmp_path):
     with pytest.raises(UserError, match="--num: expected at most 1,000"):
         results_of(ZEROS, "--num=1001")
     (tmp_path / runs.METRICS).write_text("[1]")
-    with pytest.raises(UserError, match="expected a JSON object.*Remove it"):
+    with pytest.raises(UserError, match="expected a JSON object.*Move it to another place"):
         results_of(ZEROS)
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from tfgan_mnist import cli, config, evaluate, export, flags, generate, train
+from tfgan_mnist import cli, config, evaluate, flags, generate, train
 from tfgan_mnist.data import pictures
 
 ODD = "runs [v2] *?\\ 手写 é"
@@ -31,8 +31,6 @@ def test_a_run_at_an_odd_path_from_training_to_export(tmp_path, mnist, data_dir,
     source = f"--saved_model={exports / 'dcgan'}"
     run(generate, source, "--num=4", f"--output={place}/a.png")
     assert pictures.read(place / "a.png").shape == (1, 124, 124, 1)
-    run(export, f"--run={folder}", f"--export_root={place}/again")
-    assert (place / "again" / "dcgan" / "1" / "saved_model.pb").exists()
 
 
 def test_endings_in_capitals(tmp_path, exports):
