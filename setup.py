@@ -63,6 +63,8 @@ setup(
         "benchmarks": ["torch"],
         # The other formats of `python -m tfgan_mnist.export`.
         "litert": LITERT,
+        # keras.utils.plot_model; it also needs the program Graphviz.
+        "plot": ["pydot"],
         "onnx": ONNX,
         # tensorflow-serving-api has the messages of both interfaces and of the configuration.
         "serve": SERVE,

@@ -123,6 +123,14 @@ def test_images_are_channels_last_whatever_keras_json_says(model):
     assert_same(received.get_weights(), expected.get_weights(), rtol=0)
 
 
+def test_evaluate_names_its_values():
+    model = tiny("dcgan")
+    named = model.evaluate(IMAGES, verbose=0)
+    assert set(named) == {*model.log_keys, "loss"} - {"d_gradient_norm", "g_gradient_norm"}
+    plain = model.evaluate(IMAGES, verbose=0, return_dict=False)
+    assert sorted(plain) == pytest.approx(sorted(named.values()))
+
+
 def test_summary_names_the_networks(capsys):
     GAN(name="perceptrons").summary()
     printed = capsys.readouterr().out

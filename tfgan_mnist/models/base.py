@@ -195,10 +195,10 @@ class AdversarialModel(keras.Model):
             inputs.check_values(images, labels, self.image_shape, self.num_classes)
         return super().fit(x, y, *args, **kwargs)
 
-    def evaluate(self, x=None, y=None, *args, **kwargs):
-        """`keras.Model.evaluate`, on what `fit` takes."""
+    def evaluate(self, x=None, y=None, *args, return_dict: bool = True, **kwargs):
+        """`keras.Model.evaluate`, on what `fit` takes; by default with names: {"d_loss": ...}."""
         inputs.check_values(x, y, self.image_shape, self.num_classes)
-        return super().evaluate(x, y, *args, **kwargs)
+        return super().evaluate(x, y, *args, return_dict=return_dict, **kwargs)
 
     def train_on_batch(self, x, y=None, *args, **kwargs):
         """`keras.Model.train_on_batch`, on what `fit` takes."""
