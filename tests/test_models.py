@@ -272,6 +272,10 @@ def test_networks_that_do_not_fit_are_refused(make, message):
             {"d_optimizer": "adam", "g_optimizer": keras.optimizers.Adam(use_ema=True)},
             "expected use_ema=False",
         ),
+        (
+            {"d_optimizer": "adam", "g_optimizer": "adam", "decay_steps": 9},
+            "decay_steps: expected none with optimizers of your own",
+        ),
         ({"d_optimizer": "adam"}, "expected both d_optimizer and g_optimizer, or none"),
         (
             dict.fromkeys(("d_optimizer", "g_optimizer"), keras.optimizers.Adam()),

@@ -262,7 +262,7 @@ class GAN(AdversarialModel):
             et al. 2017). Default: 10 for "wasserstein", else 0.
           decay_steps: training steps in which the default optimizers' learning rates fall to 5 %
             along a cosine, as the recipe's do. Default: they stay as they begin.
-          augment: what D sees is altered, for few images: some of "translation,cutout,color".
+          augment: augmentations of D's input, "translation,cutout,color" (Zhao et al. 2020).
           jit_compile: compile the step with XLA; `runtime.use_xla` says where it is faster.
           **kwargs: `run_eagerly` and `steps_per_execution` of `keras.Model.compile`.
 
@@ -274,43 +274,38 @@ class GAN(AdversarialModel):
             batch norm, or an argument of Keras that has no meaning for two networks.
         """
         rules.check_compile_arguments(kwargs)
-        optimizers.check_pair(d_optimizer, g_optimizer)
         objective, augmentations = losses.get(loss, label_smoothing), rules.augmentations(augment)
         if discriminator_steps < 1:
             raise ValueError(f"discriminator_steps: expected >= 1; received {discriminator_steps}")
         if gradient_penalty is None:
             gradient_penalty = rules.GRADIENT_PENALTIES.get(str(loss), 0.0)
-        batch_norm = networks.has_batch_norm(self.discriminator)
-        rules.check_penalties(batch_norm, r1=r1, r2=r2, gradient_penalty=gradient_penalty)
+        penalties = {"r1": r1, "r2": r2, "gradient_penalty": gradient_penalty}
+        rules.check_penalties(networks.has_batch_norm(self.discriminator), **penalties)
+        given = optimizers.check_pair(d_optimizer, g_optimizer, decay_steps)
+        d_optimizer, g_optimizer = given or self._decaying(decay_steps, discriminator_steps)
         # No optimizer for Keras: it would create an RMSprop that nothing uses.
         super().compile(optimizer=None, jit_compile=jit_compile, **kwargs)
-        self.objective = objective
+        self.objective, self.augmentations = objective, augmentations
         self.discriminator_steps = discriminator_steps
-        self.r1, self.r2, self.gradient_penalty = r1, r2, gradient_penalty
-        self.augmentations = augmentations
-        if d_optimizer is None:
-            d_optimizer, g_optimizer = self.default_optimizers()
-            if decay_steps:
-                optimizers.decay(d_optimizer, decay_steps * discriminator_steps)
-                optimizers.decay(g_optimizer, decay_steps)
+        self.r1, self.r2, self.gradient_penalty = penalties.values()
         self.d_optimizer = optimizers.prepare(d_optimizer, self.discriminator)
         self.g_optimizer = optimizers.prepare(g_optimizer, self.generator)
         self.optimizer = optimizers.Both(self.d_optimizer, self.g_optimizer)
         self.means = RunningMeans(self.log_keys, ("d_gradient_norm", "g_gradient_norm"))
         self._skipped_before = 0
         self._skipped_before = self.skipped_updates  # of optimizers that are no longer here
-        self._compile_arguments = {
-            "loss": loss,
-            "discriminator_steps": discriminator_steps,
-            "label_smoothing": label_smoothing,
-            "r1": r1,
-            "r2": r2,
-            "gradient_penalty": gradient_penalty,
-            "augment": augment,
-            "jit_compile": jit_compile,
-            **kwargs,
-        }
+        of_steps = {"discriminator_steps": discriminator_steps, "jit_compile": jit_compile}
+        of_loss = {"loss": loss, "label_smoothing": label_smoothing, "augment": augment}
+        self._compile_arguments = of_loss | penalties | of_steps | kwargs
         return self
+
+    def _decaying(self, decay_steps: int | None, discriminator_steps: int) -> tuple[Adam, Adam]:
+        """The default optimizers, whose learning rates fall in `decay_steps` training steps."""
+        of_d, of_g = self.default_optimizers()
+        if decay_steps:
+            optimizers.decay(of_d, decay_steps * discriminator_steps)
+            optimizers.decay(of_g, decay_steps)
+        return of_d, of_g
 
     def _maybe_symbolic_build(self, iterator=None, data_batch=None) -> None:
         """Does nothing: the networks are built.

@@ -93,12 +93,24 @@ def decay(optimizer: keras.optimizers.Optimizer, steps: int) -> None:
     optimizer.learning_rate = decayed(float(optimizer.learning_rate), steps)
 
 
-def check_pair(d_optimizer, g_optimizer) -> None:
-    """Raises ValueError unless both optimizers are given, or none, and they are two."""
-    if (d_optimizer is None) != (g_optimizer is None):
+def check_pair(d_optimizer, g_optimizer, decay_steps: int | None) -> tuple | None:
+    """The two optimizers of `compile`; None where none is given.
+
+    Raises:
+      ValueError: one without the other, one for both, or `decay_steps` beside them.
+    """
+    if d_optimizer is None and g_optimizer is None:
+        return None
+    if d_optimizer is None or g_optimizer is None:
         raise ValueError("expected both d_optimizer and g_optimizer, or none; received one of them")
     if d_optimizer is g_optimizer and isinstance(d_optimizer, keras.optimizers.Optimizer):
         raise ValueError("g_optimizer: expected an optimizer of its own; received d_optimizer")
+    if decay_steps:
+        raise ValueError(
+            "decay_steps: expected none with optimizers of your own; give them a schedule instead, "
+            "such as keras.optimizers.schedules.CosineDecay"
+        )
+    return d_optimizer, g_optimizer
 
 
 class Both:
