@@ -62,8 +62,8 @@ def test_the_default_recipes_are_healthy(model):
 @pytest.mark.parametrize("reason", ["learning_rate", "discriminator_steps", "minimax"])
 def test_runs_made_to_fail_have_a_diagnosis(reason):
     found = list(history(f"failing-{reason}"))
-    assert all(found)
-    assert "the discriminator is too strong" in {diagnosis.kind for diagnosis in found}
+    assert all(found[1:])  # after the first epoch samples may still be noise
+    assert "the discriminator is too strong" in {diagnosis.kind for diagnosis in found[1:]}
 
 
 def test_a_healthy_run_has_no_diagnosis():
@@ -144,7 +144,8 @@ def test_early_noise_is_no_collapse():
     noise = evaluation(1, fid=546, precision=0, recall=0, counts=counts) | {"step": 40}
     log = [log_row(1, d_real_accuracy=0.5, d_fake_accuracy=0.5)]
     assert diagnose(log, [noise]) is None
-    assert "collapse" in diagnose([log_row(1)], [noise | {"precision": 0.5}]).kind
+    assert diagnose(log, [noise | {"precision": 0.1}]) is None  # still far from any real image
+    assert "collapse" in diagnose([log_row(1)], [noise | {"precision": 0.5, "fid": 200}]).kind
     assert "collapse" in diagnose([log_row(1)], [noise | {"step": 1000}]).kind
 
 

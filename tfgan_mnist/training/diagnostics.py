@@ -23,9 +23,9 @@ COLLAPSED = 0.3  # share of the real images in missing classes; healthy: 0
 LOW_RECALL, HIGH_PRECISION = 0.005, 0.5
 SWING = 0.4  # total variation distance between the class histograms of two evaluations
 WORSE = 3.0  # times the best FID so far
-# Samples are still noise, which no rule about samples is for: none is like a real image, and these
-# are the first updates of G.
-NOISE_PRECISION, NOISE_STEPS = 0.01, 1_000
+# In the first updates of G samples may still be noise, which no rule about samples is for: none is
+# like a real image, or their FID is far beyond that of samples which all equal one real image.
+NOISE_PRECISION, NOISE_FID, NOISE_STEPS = 0.01, 4.0, 1_000
 MAX_NAMED = 5  # classes in a message
 
 
@@ -71,7 +71,8 @@ def diagnose(
         return too_strong
     if not math.isfinite(last["fid"] + last["jsd_bound"]):
         return non_finite("a sample or its logit became NaN or infinite")
-    if last["precision"] < NOISE_PRECISION and last["step"] < NOISE_STEPS:
+    noise = last["precision"] < NOISE_PRECISION or last["fid"] > NOISE_FID * spread
+    if noise and last["step"] < NOISE_STEPS:
         return too_strong
     return (
         too_strong
