@@ -51,8 +51,10 @@ def test_a_try_out_does_not_hide_a_better_version(finished, tmp_path, capsys):
         assert exported == str(run / "export" / "dcgan" / "1")
     message = "version 1 (FID 1 on mnist) is better than this run (FID not known)"
     assert message in capsys.readouterr().out
-    assert finished(9.0, dataset="fashion_mnist")[1] == str(public / "3")
-    assert finished(0.9)[1] == str(public / "4")
+    run, exported = finished(0.5, dataset="fashion_mnist")
+    assert exported == str(run / "export" / "dcgan" / "1")
+    assert "version 2 is of other data (FID 1.9 on mnist)" in capsys.readouterr().out
+    assert finished(0.9)[1] == str(public / "3")
 
 
 def test_commands_say_which_export_they_took(exports, tmp_path, capsys):

@@ -88,43 +88,49 @@ def draw_pictures(run: Path) -> None:
 def export_model(run: Path, model: GAN, config: Config, resumed: bool) -> None:
     """Exports the generator as the next version, and notes its path in the run's folder.
 
-    It does not hide a better version of the same data set, which others draw with and serve: then
+    It hides neither a better version nor one of other data, which others draw with and serve: then
     it is exported into the run's folder. A resumed run may have been killed between export and
     note, so an export of the same weights will do.
     """
     description = card.describe_run(run)
     public = Path(config.export_root) / config.model
-    better = _better_version(public, description)
-    base_path = run / runs.EXPORT / config.model if better else public
+    reason = _why_not_public(public, description)
+    base_path = run / runs.EXPORT / config.model if reason else public
     version = saved_model.export(model, base_path, description, unless_there=resumed)
     with files.write_atomically(run / runs.EXPORTED) as partial:
         partial.write_bytes(os.fsencode(str(version)))
     print(f"Exported: {version}")
-    if better:
+    if reason:
         print(
-            f"Not published in {public}: {better} is better than this run "
-            f"({card.describe_quality(description)}). To publish it all the same:\n"
+            f"Not published in {public}: {reason}. To publish it all the same:\n"
             f"  python -m tfgan_mnist.export --run={shlex.quote(str(run))} "
             f"--export_root={shlex.quote(config.export_root)}"
         )
 
 
-def _better_version(base_path: Path, description: dict) -> str:
-    """The best version of the same data under `base_path` if it is better than a run; else "".
+def _why_not_public(base_path: Path, description: dict) -> str:
+    """Why a run must not become the highest version under `base_path`; "" when it may.
 
-    It is where the run's FID is more than `WORSE` times as high, or is not known.
+    A version of the same data is better where the run's FID is more than `WORSE` times as high, or
+    is not known.
     """
-    found = []
-    for number, version in versions.versions(base_path).items():
+    cards = {}
+    for number, version in sorted(versions.versions(base_path).items()):
         with contextlib.suppress(UserError):  # without a card
-            other = card.read(version)
-            fid = card.fid_of(other)
-            if fid is not None and card.of_same_data(description, other):
-                found.append((fid, number, card.describe_quality(other)))
-    if not found:
+            cards[number] = card.read(version)
+    if not cards:
         return ""
-    best, number, quality = min(found)
+    highest = max(cards)
+    if not card.of_same_data(description, cards[highest]):
+        return f"version {highest} is of other data ({card.describe_quality(cards[highest])})"
+    found = [
+        (fid, number)
+        for number, other in cards.items()
+        if (fid := card.fid_of(other)) is not None and card.of_same_data(description, other)
+    ]
     fid = card.fid_of(description)
-    if fid is not None and fid <= WORSE * best:
+    if not found or (fid is not None and fid <= WORSE * min(found)[0]):
         return ""
-    return f"version {number} ({quality})"
+    _, best = min(found)
+    qualities = [card.describe_quality(each) for each in (cards[best], description)]
+    return f"version {best} ({qualities[0]}) is better than this run ({qualities[1]})"
