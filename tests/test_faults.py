@@ -421,5 +421,8 @@ def test_of_two_commands_for_one_folder_one_is_refused(real):
     statuses = [life.end() for life in lives]
     said = lives[statuses.index(2)].output
     assert sorted(statuses) == [0, 2], said
-    assert "another train command is writing into this run" in said or "was no run when" in said
+    assert (
+        "another train command is writing into this run" in said
+        or "another train command has just begun a run there" in said
+    )
     kills.expect_whole(place)

@@ -70,6 +70,11 @@ def create(
         except OSError as error:
             if error.errno not in (errno.ENOTEMPTY, errno.EEXIST, errno.ENOTDIR):
                 raise
+            if (Path(path) / CONFIG).exists():
+                raise UserError(
+                    f"{path}: another train command has just begun a run there; start again to go "
+                    "on with it"
+                ) from error
             raise UserError(
                 f"{path} is not empty and is not a run folder; give a new or an empty folder"
             ) from error
