@@ -170,7 +170,7 @@ def test_a_run_and_its_export_make_the_same(tmp_path, cdcgan, exports):
 
 
 def size_of(columns, rows):
-    return tuple(generate.SCALE * (count * TILE + 2) for count in (columns, rows))
+    return tuple(pixels.SCALE * (count * TILE + 2) for count in (columns, rows))
 
 
 @pytest.mark.parametrize(
@@ -201,7 +201,7 @@ def test_a_picture_shows_the_images_in_order(tmp_path, cdcgan):
         command(f"--run={cdcgan[0]}", "--labels=2,0,6", "--num=6", f"--output={tmp_path}/{output}")
     (picture,) = pictures.read(tmp_path / "a.png")
     images = npz(tmp_path / "a.npz")["images"]
-    np.testing.assert_array_equal(picture, pixels.enlarge(pixels.grid(images, 3), generate.SCALE))
+    np.testing.assert_array_equal(picture, pixels.enlarge(pixels.grid(images, 3), pixels.SCALE))
 
 
 @pytest.mark.parametrize(

@@ -23,16 +23,6 @@ if TYPE_CHECKING:
     )
 
 __version__ = "0.1.0"
-MODELS = ("CDCGAN", "DCGAN", "GAN")
-NOTEBOOK = (
-    "Evaluation",
-    "ExportSavedModel",
-    "SampleGrid",
-    "load_model",
-    "load_run",
-    "score",
-    "show",
-)
 __all__ = [
     "CDCGAN",
     "DCGAN",
@@ -49,9 +39,9 @@ __all__ = [
 
 
 def __getattr__(name: str):  # PEP 562: importing the package does not import TensorFlow
-    if name not in MODELS + NOTEBOOK:
+    if name not in __all__:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    source = "models" if name in MODELS else "notebook"
+    source = "models" if name in registration.MODELS else "notebook"
     return getattr(importlib.import_module(f"{__name__}.{source}"), name)
 
 

@@ -75,7 +75,9 @@ class Config:
     beta_1: float = option(0.5, "decay of the gradient's mean", at_least=0, below=1)
     beta_2: float = option(0.99, "decay of the squared gradient's mean", at_least=0, below=1)
     final_learning_rate: float = option(
-        0.05, "share of the learning rates that a cosine decay ends at; 1: constant", at_least=0
+        rules.FINAL_RATE,
+        "share of the learning rates that a cosine decay ends at; 1: constant",
+        at_least=0,
     )
     ema: float = option(
         0.998,

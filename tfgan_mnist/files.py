@@ -31,6 +31,14 @@ def data_folder(data_dir: str | os.PathLike | None = None) -> Path:
     return Path(path)
 
 
+def not_writable(folder: Path, error: OSError) -> UserError:
+    """What to raise where nothing can be written below the data folder."""
+    return UserError(
+        f"data_dir: expected a folder that can be written; received {folder}: {error.strerror}. "
+        f"{PLACE}"
+    )
+
+
 def read_text(path: str | os.PathLike) -> str:
     """The text in a file.
 

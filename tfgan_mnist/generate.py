@@ -39,7 +39,6 @@ BATCH = 500  # images per call of the generator
 MAX_IMAGES = 100_000  # in memory: 78 MB at 28x28x1, 1.2 GB at 64x64x3
 MAX_IN_PICTURE = 10_000
 MAX_COLUMNS = 50  # labels side by side; more are laid out near to a square
-SCALE = 2  # a digit of 28 pixels is 56 on the screen
 GIF_MILLISECONDS = 80
 
 
@@ -194,7 +193,7 @@ def _expect_at_most(most: int, count: int) -> None:
 
 def write_picture(path: Path, images: np.ndarray, plan: Plan) -> None:
     """All images in one PNG."""
-    pictures.write_png(path, pixels.enlarge(pixels.grid(images, plan.columns), SCALE))
+    pictures.write_png(path, pixels.enlarge(pixels.grid(images, plan.columns)))
 
 
 def write_animation(path: Path, images: np.ndarray, plan: Plan) -> None:
@@ -202,7 +201,7 @@ def write_animation(path: Path, images: np.ndarray, plan: Plan) -> None:
     rows = len(images) // plan.columns
     by_step = images.reshape(rows, plan.columns, *images.shape[1:]).swapaxes(0, 1)
     columns = rows if rows <= MAX_COLUMNS else None
-    there = [pixels.enlarge(pixels.grid(frame, columns), SCALE) for frame in by_step]
+    there = [pixels.enlarge(pixels.grid(frame, columns)) for frame in by_step]
     # The ends are shown once, so that the loop does not stop at them.
     pictures.write_gif(path, there + there[-2:0:-1], GIF_MILLISECONDS, GIF_MILLISECONDS)
 

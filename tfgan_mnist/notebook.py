@@ -19,7 +19,6 @@ from tfgan_mnist.models.gan import GAN
 from tfgan_mnist.training import callbacks, checkpoints, evaluation_callback
 
 SampleGrid, ExportSavedModel = callbacks.SampleGrid, callbacks.ExportSavedModel
-SCALE = 2  # a digit of 28 pixels is 56 on the screen
 
 
 class Score(NamedTuple):
@@ -76,7 +75,7 @@ def show(images, columns: int | None = None) -> Image.Image:
       columns: of the grid. Default: as many as rows.
     """
     images = _as_pixels(images)
-    return pictures.to_picture(pixels.enlarge(pixels.grid(images, columns), SCALE))
+    return pictures.to_picture(pixels.enlarge(pixels.grid(images, columns)))
 
 
 def _as_pixels(images) -> np.ndarray:

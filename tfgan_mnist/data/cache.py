@@ -79,10 +79,7 @@ def _alone(parent: Path) -> Iterator[None]:
             parent.mkdir(parents=True, exist_ok=True)
             stack.enter_context(files.locked(parent, wait=True))
         except OSError as error:
-            raise UserError(
-                f"data_dir: expected a folder that can be written; received {parent}: "
-                f"{error.strerror}"
-            ) from error
+            raise files.not_writable(parent, error) from error
         files.remove_partial(parent)
         yield
 

@@ -115,7 +115,7 @@ def read(root: Path, names: list[str], skip_broken: bool) -> Source:
 
 
 def _header(path: Path) -> Header | None:
-    """The header of a picture; None for a file that is none."""
+    """The header of a picture; None for a file of another kind."""
     try:
         with Image.open(path, formats=FORMATS) as picture:
             return Header(picture.size, picture.mode in squares.GRAY_MODES)

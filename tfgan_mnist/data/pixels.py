@@ -8,6 +8,8 @@ import math
 
 import numpy as np
 
+SCALE = 2  # of pictures on the screen: a digit of 28 pixels is 56
+
 
 def to_float(images):
     """uint8 in [0, 255] -> float32 in [-1, 1]; same shape. Takes NumPy arrays and TF tensors."""
@@ -55,7 +57,7 @@ def grid(images: np.ndarray, columns: int | None = None, padding: int = 2) -> np
     return np.pad(picture, ((padding, 0), (padding, 0), (0, 0)))
 
 
-def enlarge(images: np.ndarray, factor: int) -> np.ndarray:
+def enlarge(images: np.ndarray, factor: int = SCALE) -> np.ndarray:
     """(..., H, W, C) -> (..., factor * H, factor * W, C): every pixel becomes a sharp square."""
     return images.repeat(factor, axis=-3).repeat(factor, axis=-2)
 

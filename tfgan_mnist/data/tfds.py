@@ -158,10 +158,7 @@ def _prepare(name: str, root: Path, archives: Path | None) -> None:
             partial.mkdir()
             cleanup = stack.pop_all()
     except OSError as error:
-        raise UserError(
-            f"data_dir: expected a folder that can be written; received {root}: {error.strerror}. "
-            f"{files.PLACE}"
-        ) from error
+        raise files.not_writable(root, error) from error
     sys.stderr.write(f"Preparing {name} in {root}\n")
     # On a terminal TFDS's progress bars; in a file they would pile up.
     tfds.display_progress_bar(sys.stderr.isatty())

@@ -60,9 +60,8 @@ def network(image_shape: tuple[int, int, int], num_classes: int, seed: int) -> k
     x = convolution(x, 64, kernel=3, strides=1)  # (B, 14, 14, 64)
     x = convolution(x, 64, kernel=3, strides=2)  # (B, 7, 7, 64)
     x = convolution(x, 64, kernel=3, strides=1)  # (B, 7, 7, 64)
-    x = keras.layers.Flatten(**channels_last, **float32)(
-        x
-    )  # (B, 3136); not pooled, as positions matter
+    # Not pooled, as positions matter.
+    x = keras.layers.Flatten(**channels_last, **float32)(x)  # (B, 3136)
     features = normalised_relu(keras.layers.Dense(FEATURES, **linear)(x))  # (B, 128)
     logits = keras.layers.Dense(num_classes, **linear | {"use_bias": True})(features)
     return keras.Model(inputs, [features, logits], name="classifier")

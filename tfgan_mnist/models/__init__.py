@@ -8,11 +8,9 @@ import importlib
 
 from tfgan_mnist.models import registration
 
-MODELS = ("CDCGAN", "DCGAN", "GAN")
-
 
 def __getattr__(name: str):  # PEP 562
-    if name not in MODELS:
+    if name not in registration.MODELS:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     registration.import_models()
     return getattr(importlib.import_module(f"{__name__}.{name.lower()}"), name)

@@ -7,6 +7,7 @@ import keras
 import numpy as np
 import tensorflow as tf
 
+from tfgan_mnist.data.pixels import to_float
 from tfgan_mnist.models import inputs, networks
 from tfgan_mnist.models import latents as latent_space
 
@@ -130,6 +131,12 @@ class AdversarialModel(keras.Model):
         """N(0, 1) latents (num, Z) float32; row i is a function of (seed, i) only."""
         return latent_space.draw(num, self.latent_dim, seed)
 
+    def labels(self, num: int) -> np.ndarray | None:
+        """Labels (num,) int32, each class in turn; None where there are no classes."""
+        if self.num_classes is None:
+            return None
+        return np.arange(num, dtype=np.int32) % self.num_classes
+
     def sample(self, latents, labels=None) -> np.ndarray:
         """Images (N, H, W, C) float32 in [-1, 1].
 
@@ -142,8 +149,7 @@ class AdversarialModel(keras.Model):
           ValueError: latents of another width, or labels missing, in excess or out of range.
         """
         if isinstance(latents, int):
-            if labels is None and self.num_classes is not None:
-                labels = np.arange(latents) % self.num_classes
+            labels = self.labels(latents) if labels is None else labels
             latents = self.latents(latents)
         latents = np.asarray(latents, np.float32)
         if latents.ndim != 2 or latents.shape[1] != self.latent_dim:
@@ -156,10 +162,17 @@ class AdversarialModel(keras.Model):
         """The discriminator's logits (N,) float32, in inference mode.
 
         Args:
-          images: (N, H, W, C) float32 in [-1, 1].
+          images: (N, H, W, C) float32 in [-1, 1], or integers as pixels in [0, 255].
           labels: (N,) integers, for conditional models.
         """
-        return self._in_batches(self._logits_batch, images, labels)
+
+        def of_batch(images, labels):
+            images = np.asarray(images)
+            if np.issubdtype(images.dtype, np.integer):  # floats take four times the memory
+                images = to_float(images)
+            return self._logits_batch(images, labels)
+
+        return self._in_batches(of_batch, images, labels)
 
     def _in_batches(self, function, values, labels) -> np.ndarray:
         labels = inputs.check_labels(labels, len(values), self.num_classes)

@@ -3,6 +3,8 @@
 import keras
 import tensorflow as tf
 
+from tfgan_mnist.models import rules
+
 
 @keras.saving.register_keras_serializable("tfgan_mnist")
 class Adam(keras.optimizers.Adam):
@@ -78,10 +80,7 @@ def spread_non_finite(gradients: list) -> list:
     return [add(gradient) for gradient in gradients]
 
 
-FINAL_RATE = 0.05  # of the recipes: share of the learning rates that their decay ends at
-
-
-def decayed(learning_rate: float, steps: int, end: float = FINAL_RATE):
+def decayed(learning_rate: float, steps: int, end: float = rules.FINAL_RATE):
     """A learning rate that falls along a cosine, in `steps` updates, to the share `end` of it."""
     if end == 1:
         return learning_rate

@@ -9,7 +9,8 @@ import os
 import sys
 from importlib.abc import MetaPathFinder
 
-MODULES = tuple(f"tfgan_mnist.models.{name}" for name in ("gan", "dcgan", "cdcgan"))
+MODELS = ("GAN", "DCGAN", "CDCGAN")
+MODULES = tuple(f"tfgan_mnist.models.{name.lower()}" for name in MODELS)
 
 
 class AfterKeras(MetaPathFinder):

@@ -25,6 +25,8 @@ def place_of(num) -> tuple:
 
 def share_of_mean(per_example):
     """This replica's share of the global batch's mean: their sum over replicas is the mean."""
+    if tf.distribute.get_replica_context().num_replicas_in_sync == 1:
+        return tf.reduce_mean(per_example)
     num = num_rows(per_example)
     _, total = place_of(num)
     share = tf.cast(num, tf.float32) / tf.cast(total, tf.float32)

@@ -10,6 +10,7 @@ SMOOTHABLE = ("minimax", "non_saturating", "least_squares")
 # The weight of the gradient penalty that a loss needs: WGAN-GP, Gulrajani et al. 2017, section 4.
 GRADIENT_PENALTIES = {"wasserstein": 10.0}
 
+FINAL_RATE = 0.05  # of the recipes: share of the learning rates that their decay ends at
 # Of what D sees: models/augment.py.
 AUGMENTATIONS = ("translation", "cutout", "color")
 

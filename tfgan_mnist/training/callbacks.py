@@ -24,7 +24,6 @@ from tfgan_mnist.training import checkpoints, diagnostics
 from tfgan_mnist.training.evaluation_callback import RunEvaluation
 
 MAX_CLASS_ROWS = 30
-GRID_SCALE = 2  # a digit of 28 pixels is 56 on the screen
 MAX_ROLLBACKS = 3  # of one command
 
 
@@ -54,7 +53,7 @@ class SampleGrid(keras.callbacks.Callback):
         self.write(epoch + 1)
 
     def write(self, epoch: int) -> None:
-        grid = pixels.enlarge(sample_grid(self.model, self.rows, self.columns), GRID_SCALE)
+        grid = pixels.enlarge(sample_grid(self.model, self.rows, self.columns))
         pictures.write_png(self.folder / f"epoch_{epoch:03d}.png", grid)
         if self.writer:
             with self.writer.as_default():

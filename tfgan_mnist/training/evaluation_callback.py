@@ -13,7 +13,6 @@ from tfgan_mnist.data import pixels
 from tfgan_mnist.errors import UserError
 from tfgan_mnist.evaluation import classifier as classifiers
 from tfgan_mnist.evaluation import metrics, protocol
-from tfgan_mnist.models.base import INFERENCE_BATCH
 from tfgan_mnist.models.gan import GAN
 
 NUM = 5000  # held-out images, and samples
@@ -146,9 +145,7 @@ class RunEvaluation(Evaluation):
 
 def draw(model: GAN, num: int, seed: int) -> tuple[np.ndarray, np.ndarray | None]:
     """Samples float32 (num, H, W, C) in [-1, 1], and labels (num,), equally many of each class."""
-    labels = None
-    if model.num_classes is not None:
-        labels = np.arange(num, dtype=np.int32) % model.num_classes
+    labels = model.labels(num)
     return model.sample(model.latents(num, seed), labels), labels
 
 
@@ -160,12 +157,7 @@ def jensen_shannon_bound(model: GAN, real: data.Split, samples, labels) -> float
     NaN when a logit is not finite.
     """
     real_labels = None if model.num_classes is None else real.labels
-    parts = []
-    for first in range(0, len(real.images), INFERENCE_BATCH):  # floats take four times the memory
-        rows = slice(first, first + INFERENCE_BATCH)
-        labels_of_part = None if real_labels is None else real_labels[rows]
-        parts.append(model.logits(pixels.to_float(real.images[rows]), labels_of_part))
-    of_real = np.concatenate(parts)
+    of_real = model.logits(real.images, real_labels)
     of_fake = model.logits(samples, labels)
     with np.errstate(invalid="ignore"):
         loss = float(np.logaddexp(0.0, -of_real).mean() + np.logaddexp(0.0, of_fake).mean())

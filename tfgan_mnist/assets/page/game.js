@@ -44,10 +44,10 @@ export function setUp({ pair, question, next }, makePairs, tell) {
       button.classList.add(isReal ? "right" : "wrong");
       button.lastChild.textContent = isReal ? "✓ a person" : "the network";
     });
-    const verdict = chosen === real ? "Right" : "Fooled";
+    const result = chosen === real ? "Right" : "Fooled";
     const counted = `${score} of ${round} so far`;
     const end = `You found ${score} of ${round}. By guessing one finds ${round / 2}.`;
-    question.textContent = `${verdict}: ${round < pairs.length ? counted : end}`;
+    question.textContent = `${result}: ${round < pairs.length ? counted : end}`;
     next.textContent = round < pairs.length ? "Next pair" : "Play again";
     next.hidden = false;
     next.focus();
