@@ -65,6 +65,9 @@ class Config:
     r1: float = option(0.0, "gamma of the gradient penalty at real images", at_least=0)
     r2: float = option(0.0, "gamma of the gradient penalty at generated images", at_least=0)
     gradient_penalty: float = option(0.0, "weight of WGAN-GP's; wasserstein: 10", at_least=0)
+    packing: int = option(
+        1, "samples that D sees joined along the channels", at_least=1, only=("gan", "dcgan")
+    )
     augment: str = option(
         "none", "augmentations of D's input: translation,cutout,color; auto: all with few images"
     )
