@@ -9,8 +9,8 @@ of each of 25,600 samples. "modes" is how many of the 1,000 numbers it finds, "K
 their distribution from that of the training images, in nats. As many draws from that distribution
 itself have a KL of 0.020 in the mean.
 
-Each training is a run in --runs, which is continued or only counted if it is there already. Each
-appends a line to results/modes.jsonl; "seconds" are those of its steps.
+Each training is a run in --runs, continued if it is there already. --count takes other finished
+runs. Each appends a line to results/modes.jsonl; "seconds" are those of its steps.
 """
 
 import json
@@ -37,34 +37,38 @@ VARIANTS: dict[str, dict] = {
 }
 
 
-def measure(variant: str, seed: int, arguments) -> None:
-    """Trains a variant, counts the modes of its samples, and appends a line."""
+def trained(variant: str, seed: int, arguments) -> Path:
+    """Trains a variant, as far as that has not been done, and returns its run."""
     own = {"seed": seed, "epochs": arguments.epochs, "data_dir": arguments.data_dir}
     exports = str(arguments.runs / "exports")
     config = resolve(RECIPE | own | {"export_root": exports} | VARIANTS[variant])
     run = arguments.runs / f"{variant}-{config.epochs}-{seed}"
     train.train(config, run, runs.read(run) if run.exists() else None)
+    return run
 
+
+def measure(run: Path, variant: str) -> None:
+    """Counts the modes of a finished run's samples, and appends a line."""
+    config, _ = runs.read(run)
+    source = generate.from_run(run)
     from tfgan_mnist import data
     from tfgan_mnist.evaluation import classifier, metrics
 
     images = data.load(config.dataset, config.data_dir or None)
     digits = classifier.load(config.dataset, images.image_shape, config.data_dir)
+    in_training = np.bincount(images.train.labels, minlength=images.num_classes)
 
     def count(pixels: np.ndarray) -> dict[str, float]:
         numbers = digits.features_and_logits(pixels)[1].argmax(axis=1)
-        found, expected = (np.bincount(each, minlength=1000) for each in (numbers, in_training))
-        divergence = metrics.histogram_divergence(found, expected)
+        found = np.bincount(numbers, minlength=images.num_classes)
+        divergence = metrics.histogram_divergence(found, in_training)
         return {"modes": metrics.classes_covered(found), "kl": round(divergence, 4)}
 
-    in_training = images.train.labels
-    source = generate.from_run(run)
-    samples = generate.draw(source, generate.independent(source, NUM, None, 0, NUM))
     row = {
-        **{"variant": variant, "seed": seed, "epochs": config.epochs},
-        "configuration": records.configuration(runs.read(run)[0]),
+        **{"variant": variant, "seed": config.seed, "epochs": config.epochs},
+        "configuration": records.configuration(config),
         "seconds": round(runs.read_history(run)[0][-1]["seconds"], 1),
-        **count(samples),
+        **count(generate.draw(source, generate.independent(source, NUM, None, 0, NUM))),
         "real": count(images.test.images[:NUM]),
     }
     print({key: value for key, value in row.items() if key != "configuration"}, flush=True)
@@ -86,10 +90,12 @@ def report() -> str:
 
 
 def main(arguments) -> None:
-    """Measures, unless only the report is asked for, and prints the table."""
-    for seed in [] if arguments.report else arguments.seeds:
+    """Measures what the flags name, and prints the table."""
+    for run in arguments.count:
+        measure(run, run.name)
+    for seed in [] if arguments.count or arguments.report else arguments.seeds:
         for variant in arguments.variants:
-            measure(variant, seed, arguments)
+            measure(trained(variant, seed, arguments), variant)
     print(report())
 
 
@@ -100,5 +106,6 @@ if __name__ == "__main__":
     parser.add_argument("--epochs", type=int, default=FIELDS["epochs"].default, help="of each run")
     parser.add_argument("--runs", type=Path, default=Path("runs/modes"), metavar="FOLDER")
     parser.add_argument("--data_dir", default="", help="where prepared data sets are")
+    parser.add_argument("--count", nargs="+", type=Path, default=[], help="finished runs")
     parser.add_argument("--report", action="store_true", help="only print the existing results")
     cli.run(main, parser)
