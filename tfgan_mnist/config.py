@@ -165,8 +165,6 @@ class Config:
             rules.augmentations("none" if self.augment == "auto" else self.augment)
             rules.check_penalties(self.d_batch_norm, **penalties)
             if self.model in CONVOLUTIONAL:
-                if self.image_size:
-                    rules.check_image_size(self.image_size, self.image_size)
                 rules.check_hidden_dense(self.hidden_dense, self.d_batch_norm)
                 rules.check_conditioning(self.conditioning, self.class_head)
         except ValueError as error:
