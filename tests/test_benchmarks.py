@@ -124,19 +124,6 @@ def test_the_report_has_tables_for_each_machine_and_a_plot(log, monkeypatch, cap
     assert time_to_quality.PLOT.stat().st_size > 0
 
 
-def test_times_to_a_fid_and_their_ratios_may_be_bounds(capsys):
-    baseline = [row(), row(fid=44.0, seed=1), row(mark=120, fid=20.0), row(mark=600, fid=20.0)]
-    # The first step of ours ended late, and its recipe early.
-    ours = [row("dcgan", 60, 16.0, seconds=65), row("dcgan", 120, 4.0, seconds=125)]
-    time_to_quality.report([*baseline, *ours, row("dcgan", 600, 2.0, seconds=240)])
-    lines = [line.split("|") for line in capsys.readouterr().out.splitlines()]
-    cells = {line[1].strip(): [cell.strip() for cell in line[2:5]] for line in lines if line[4:]}
-    assert cells["50"] == ["≤ 60", "≤ 65", ""]
-    assert cells["20"] == ["120", "≤ 65", "≥ 1.8"]
-    assert cells["2"] == ["≥ 600", "240", "≥ 2.5"]
-    assert cells["1"] == ["≥ 600", "≥ 600", ""]
-
-
 @pytest.mark.parametrize("processor", ["slow", "quick"])
 def test_a_measurement_continues_on_its_own_machine(processor, log, monkeypatch):
     from tfgan_mnist import data
