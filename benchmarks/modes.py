@@ -99,7 +99,8 @@ def main(arguments) -> None:
     print(report())
 
 
-if __name__ == "__main__":
+def parser() -> cli.Parser:
+    """Returns the flags."""
     parser = cli.Parser("modes", __doc__)
     parser.add_argument("--variants", nargs="+", choices=VARIANTS, default=list(VARIANTS))
     parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2])
@@ -108,4 +109,8 @@ if __name__ == "__main__":
     parser.add_argument("--data_dir", default="", help="where prepared data sets are")
     parser.add_argument("--count", nargs="+", type=Path, default=[], help="finished runs")
     parser.add_argument("--report", action="store_true", help="only print the existing results")
-    cli.run(main, parser)
+    return parser
+
+
+if __name__ == "__main__":
+    cli.run(main, parser())
