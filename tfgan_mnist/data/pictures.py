@@ -34,8 +34,11 @@ def write_png(path: str | os.PathLike, image: np.ndarray) -> None:
 
 def name_rows(grid: np.ndarray, names: Sequence[str]) -> np.ndarray:
     """A grid uint8 (H, W, C) of equally high rows, with the first letters of their names beside."""
+    import matplotlib  # here, as it takes time; its font has more alphabets than Pillow's
+
     height, _, channels = grid.shape
-    font = ImageFont.load_default(NAME_HEIGHT)
+    font_path = os.path.join(matplotlib.get_data_path(), "fonts", "ttf", "DejaVuSans.ttf")
+    font = ImageFont.truetype(font_path, NAME_HEIGHT)
     names = [name[:MAX_NAME] for name in names]
     width = NAME_HEIGHT + round(max(font.getlength(name) for name in names))
     column = Image.new("L", (width, height))
