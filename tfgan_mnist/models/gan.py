@@ -70,7 +70,6 @@ class GAN(AdversarialModel):
             loss = (
                 self.objective.discriminator(real.logits, fake.logits)
                 + self.class_loss(real, labels)
-                + self.class_loss(fake, labels)
                 + self._penalty(reals, fakes, labels, draw)
             )
             scaled = self.d_optimizer.scale_loss(replicas.share_of_mean(loss))
