@@ -4,7 +4,6 @@
     python -m benchmarks.serving --quick           # the same within a minute
     python -m benchmarks.serving --form=png --clients=8 --rows=64    # one line of the table
     python -m benchmarks.serving --stress=10000    # malformed requests, while versions appear
-    python -m benchmarks.serving --swap_minutes=10    # new versions under load
 
 Server and clients have their own processes, which share the cores. A client sends its next request
 when the last one is answered, over a connection that stays open. Throughput is rows, that is
@@ -46,7 +45,6 @@ BATCHES = (1, 64)
 # Float images as JSON, PNG as JSON, float images by gRPC.
 SIGNATURES = {"json": "sample", "png": "png", "grpc": "sample"}
 QUICK_SECONDS = 0.5  # for each line
-SWAP_SECONDS = 30.0  # between new versions
 PARTS = 8  # versions under stress
 PUBLISH_SECONDS = 3.0
 MAX_GROWTH_MIB = 50  # between the first and the second half of the versions
@@ -183,54 +181,6 @@ def throughput(base_path: Path, model: str, lines: list[tuple], seconds: float) 
     return passed
 
 
-def swap(base_path: Path, model: str, minutes: float) -> bool:
-    """Publishes a version every SWAP_SECONDS under the load of 8 clients.
-
-    Returns:
-      Whether each request got its image, memory did not grow, and the last version serves.
-    """
-    answers: Counter = Counter()
-    content = malformed.post(model, malformed.body_of())
-    stop, memory, number = threading.Event(), [], 1
-    with tempfile.TemporaryDirectory() as temporary:
-        folder = Path(temporary) / "models" / model
-        shutil.copytree(base_path / model / "1", folder / "1")
-        with server(folder.parent) as (port, _, pid), ThreadPoolExecutor(8) as pool:
-
-            def load(_) -> Counter:
-                seen: Counter = Counter()
-                with socket.create_connection(("127.0.0.1", port), 60) as connection:
-                    while not stop.is_set():
-                        connection.sendall(content)
-                        head, _, body = malformed.read_answer(connection).partition(b"\r\n\r\n")
-                        seen[head[9:12].decode(), body] += 1
-                return seen
-
-            loads = [pool.submit(load, i) for i in range(8)]
-            ends = time.monotonic() + 60 * minutes
-            while time.monotonic() < ends:
-                number += 1
-                partial = shutil.copytree(folder / "1", folder / f".{number}.partial")
-                partial.rename(folder / str(number))
-                time.sleep(SWAP_SECONDS)
-                memory.append(memory_mib(pid))
-                print(f"version {number}, {memory[-1]:.0f} MiB", flush=True)
-            stop.set()
-            for each in loads:
-                answers += each.result()
-            live = live_versions(port, model)
-    statuses = Counter({status: 0 for status, _ in answers})
-    for (status, _), count in answers.items():
-        statuses[status] += count
-    bodies = {body for status, body in answers if status == "200"}
-    first, second = np.array_split(memory, 2)
-    growth = np.mean(second) - np.mean(first)
-    print(f"{number - 1} versions; answers: {dict(statuses)}; {len(bodies)} different bodies")
-    print(f"serving version {', '.join(live)}; memory: {growth:+.0f} MiB from half to half")
-    same = set(statuses) == {"200"} and len(bodies) == 1
-    return same and growth < MAX_GROWTH_MIB and live == [str(number)]
-
-
 def live_versions(port: int, model: str) -> list[str]:
     """The versions that are served."""
     with urllib.request.urlopen(f"http://127.0.0.1:{port}/v1/models/{model}") as answer:
@@ -285,12 +235,9 @@ def main() -> int:
     parser.add_argument("--clients", type=int, help="only lines of so many clients")
     parser.add_argument("--rows", type=int, help="only lines of so many rows in a request")
     parser.add_argument("--stress", type=int, default=0, help="number of requests")
-    parser.add_argument("--swap_minutes", type=float, default=0, help="of load with new versions")
     flags = parser.parse_args()
     if flags.stress:
         return 0 if stress(flags.model_base_path, flags.model, flags.stress) else 1
-    if flags.swap_minutes:
-        return 0 if swap(flags.model_base_path, flags.model, flags.swap_minutes) else 1
     lines = itertools.product(
         [flags.form] if flags.form else SIGNATURES,
         [flags.clients] if flags.clients else CLIENTS[::2] if flags.quick else CLIENTS,

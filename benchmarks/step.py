@@ -3,6 +3,7 @@
     python -m benchmarks.step                           # our default recipes: step alone, and fit
     python -m benchmarks.step --compare=keras_layers    # our layers and optimizer, or Keras's
     python -m benchmarks.step --compare=baselines       # the examples' loops on dcgan's networks
+    python -m benchmarks.step --compare=precisions      # float32, float16 and bfloat16
     python -m benchmarks.step --compare=PATH            # another checkout of this repository
     python -m benchmarks.step --profile                 # where the time of a step goes
 
@@ -208,6 +209,9 @@ def variants_of(comparison: str, model: str) -> dict[str, dict]:
             names = (*OUR_LAYERS[model], "Adam")
             each = {f"Keras's {name}": {"keras": (name,)} for name in names}
             return {"ours": {}, **each, "all of Keras's": {"keras": names}}
+        case "precisions":
+            kinds = ("float32", "mixed_float16", "mixed_bfloat16")
+            return {each: {"precision": each} for each in kinds}
         case "baselines":
             names = [name for name in BASELINES if name != "pytorch_dcgan"]
             plain = {"keras": OUR_LAYERS[model]}
@@ -245,7 +249,7 @@ def profile(model: str) -> None:
 def main() -> None:
     """Measures and prints the tables."""
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
-    parser.add_argument("--compare", default="", help="keras_layers, baselines or a checkout")
+    parser.add_argument("--compare", default="", metavar="WITH", help="see above, or a checkout")
     parser.add_argument("--models", nargs="+", choices=OURS, default=OURS)
     parser.add_argument("--rounds", type=int, default=10)
     parser.add_argument("--seconds", type=float, default=2.0, help="of a turn")

@@ -14,13 +14,11 @@ Each line of results/time_to_quality.jsonl is one model ("contestant"), seed and
 
 import argparse
 import json
-import math
 import subprocess
 import sys
 import tempfile
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
-from typing import NamedTuple
 
 import numpy as np
 
@@ -34,7 +32,6 @@ NUM = 10_000  # samples
 BUDGETS = (60, 120, 300, 600)  # seconds of training
 SEEDS = (0, 1, 2)
 REAL_SCORES = ("fid", "precision", "recall")
-FID_THRESHOLDS = (100, 50, 20, 10, 5, 2, 1)
 OTHER_SCORES = ("precision", "recall", "label_accuracy", "gan_train_accuracy", "smallest_class")
 
 
@@ -157,42 +154,11 @@ def measure(names: Iterable[str], seeds: Iterable[int], budgets: Sequence[int]) 
 # The report
 
 
-class Bounds(NamedTuple):
-    """A positive number that is known exactly (low == high) or within bounds."""
-
-    low: float
-    high: float
-
-    def __truediv__(self, other: "Bounds") -> "Bounds":
-        return Bounds(self.low / other.high, self.high / other.low if other.low else math.inf)
-
-    def text(self, digits: int) -> str:
-        """Returns "5", "≤ 5", "≥ 5", or "" if nothing is known; bounds are rounded outwards."""
-        scale = 10**digits
-        if self.low == self.high:
-            return f"{self.low:.{digits}f}"
-        if math.isfinite(self.high):
-            return f"≤ {math.ceil(self.high * scale) / scale:.{digits}f}"
-        return f"≥ {math.floor(self.low * scale) / scale:.{digits}f}" if self.low else ""
-
-
 def report(rows: list[dict]) -> None:
-    """Prints means with standard errors, medians, and the times to some FIDs."""
-    names, budgets = names_and_budgets(rows)
+    """Prints means with standard errors, and medians."""
     print("Real images:", ", ".join(f"{key} {rows[-1]['floor'][key]:.3g}" for key in REAL_SCORES))
     print(f"\nMeans ± standard errors over seeds:\n\n{scores_table(rows, mean)}")
     print(f"\nMedians over seeds:\n\n{scores_table(rows, lambda of: number(np.median(of)))}")
-    ours = [name for name in names if name in OURS]
-    others = [name for name in names if name not in OURS]
-    print("\nSeconds to a FID (medians over seeds, interpolated on logarithms):\n")
-    heads = ("FID", *names, *(f"first baseline / {name}" for name in ours if others))
-    cells = []
-    for fid in FID_THRESHOLDS:
-        times = {name: time_to(rows, name, budgets, fid) for name in names}
-        first = min((times[name] for name in others), key=lambda t: (t.high, t.low), default=None)
-        ratios = [(first / times[name]).text(1) for name in ours] if first else []
-        cells.append((fid, *(time.text(0) for time in times.values()), *ratios))
-    print(records.table(cells, heads))
 
 
 def scores_table(rows: list[dict], over_seeds: Callable[[list[float]], str]) -> str:
@@ -237,22 +203,6 @@ def medians(rows: list[dict], name: str, budgets: list[int]) -> list[tuple[float
         for of in own
         if of
     ]
-
-
-def time_to(rows: list[dict], name: str, budgets: list[int], threshold: float) -> Bounds:
-    """Returns the seconds until the median FID was at most `threshold`."""
-    before = None
-    for seconds, fid in medians(rows, name, budgets):
-        if fid <= threshold:
-            if before is None:
-                return Bounds(0, seconds)
-            share = np.log(threshold / before[1]) / np.log(fid / before[1])
-            time = float(before[0] * (seconds / before[0]) ** share)
-            return Bounds(time, time)
-        before = seconds, fid
-    # A recipe that has ended keeps its weights until the last budget.
-    last = max(row["mark"] for row in rows if row["contestant"] == name)
-    return Bounds(max(before[0], last), math.inf)
 
 
 def draw(rows: list[dict]) -> None:

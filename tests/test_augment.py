@@ -37,7 +37,7 @@ def test_brightness_saturation_and_contrast():
 )
 def test_translation_shifts_by_whole_pixels(row, down, right):
     shifted = augment.apply(IMAGES, ("translation",), numbers(*row)).numpy()
-    padded = np.pad(IMAGES, ((0, 0), (2, 2), (2, 2), (0, 0)))
+    padded = np.pad(IMAGES, ((0, 0), (2, 2), (2, 2), (0, 0)), "edge")
     expected = padded[:, 2 - down : 18 - down, 2 - right : 18 - right]
     np.testing.assert_array_equal(shifted, expected)
 

@@ -9,9 +9,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from benchmarks import baselines, records, search, time_to_quality
+from benchmarks import baselines, modes, records, search, time_to_quality
 from benchmarks.timed import TimedTraining
 from tfgan_mnist import config
+from tfgan_mnist.data import datasets
 
 BATCH = 8
 # With batch norm's statistics, as in the examples' own summaries; PyTorch's is counted by hand.
@@ -124,19 +125,6 @@ def test_the_report_has_tables_for_each_machine_and_a_plot(log, monkeypatch, cap
     assert time_to_quality.PLOT.stat().st_size > 0
 
 
-def test_times_to_a_fid_and_their_ratios_may_be_bounds(capsys):
-    baseline = [row(), row(fid=44.0, seed=1), row(mark=120, fid=20.0), row(mark=600, fid=20.0)]
-    # The first step of ours ended late, and its recipe early.
-    ours = [row("dcgan", 60, 16.0, seconds=65), row("dcgan", 120, 4.0, seconds=125)]
-    time_to_quality.report([*baseline, *ours, row("dcgan", 600, 2.0, seconds=240)])
-    lines = [line.split("|") for line in capsys.readouterr().out.splitlines()]
-    cells = {line[1].strip(): [cell.strip() for cell in line[2:5]] for line in lines if line[4:]}
-    assert cells["50"] == ["≤ 60", "≤ 65", ""]
-    assert cells["20"] == ["120", "≤ 65", "≥ 1.8"]
-    assert cells["2"] == ["≥ 600", "240", "≥ 2.5"]
-    assert cells["1"] == ["≥ 600", "≥ 600", ""]
-
-
 @pytest.mark.parametrize("processor", ["slow", "quick"])
 def test_a_measurement_continues_on_its_own_machine(processor, log, monkeypatch):
     from tfgan_mnist import data
@@ -168,3 +156,23 @@ def test_a_trial_records_what_differs(log, mnist, data_dir, tmp_path, monkeypatc
     setting = {"epochs": 2, "batch_size": BATCH, "g_hidden_widths": [8], "d_hidden_widths": [4]}
     assert rows[0]["setting"] == setting and "data_dir" not in rows[0]["configuration"]
     assert {"why", "seconds", "wall", "fid", "recall", "d_loss"} <= set(rows[0])
+
+
+def test_modes_are_counted_and_a_finished_run_is_not_trained_again(
+    log, data_dir, mnist, tmp_path, monkeypatch, capsys
+):
+    monkeypatch.setattr(datasets, "STACKS", {"train": 12_000, "test": 300})
+    monkeypatch.setattr(modes, "NUM", 40)
+    quick = {"steps_per_epoch": 2, "epochs_per_evaluation": 0, "latent_dim": 4}
+    monkeypatch.setattr(modes, "RECIPE", modes.RECIPE | TINY["dcgan"] | quick)
+    flags = ["modes", "--variants", "packing", "--seeds", "3", "--epochs", "1"]
+    monkeypatch.setattr("sys.argv", [*flags, f"--runs={tmp_path}/r", f"--data_dir={data_dir}"])
+    for _ in range(2):
+        modes.main(modes.parser().parse_args())
+    assert capsys.readouterr().out.count("Nothing left to do") == 1
+    first, again = map(json.loads, (tmp_path / "modes.jsonl").read_text().splitlines())
+    assert (first["variant"], first["seed"], first["configuration"]["packing"]) == ("packing", 3, 2)
+    assert first["modes"] == again["modes"] <= 40
+    assert 0 < first["real"]["kl"] < first["kl"]
+    *_, variant, real = modes.report().splitlines()
+    assert variant.startswith("| packing ") and real.startswith("| test images ")

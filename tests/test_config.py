@@ -138,11 +138,12 @@ def test_a_run_of_before_a_key_was_added_or_retired_stays_what_it_was():
         ({"ema": 1.0}, "ema: expected < 1; received 1.0"),
         ({"loss": "huber"}, "loss: expected one of minimax"),
         ({"channels": 2}, "channels: expected one of 0, 1, 3; received 2"),
+        ({"model": "cdcgan", "packing": 2}, "packing: applies to gan and dcgan; the model is cdc"),
+        ({"packing": 0}, "packing: expected a finite value >= 1; received 0"),
         ({"class_head": True}, "class_head: applies to cdcgan; the model is dcgan"),
         ({"model": "gan", "g_width": 4}, "g_width: applies to dcgan and cdcgan; the model is gan"),
         ({"model": "gan", "g_hidden_widths": ()}, "g_hidden_widths: expected integers like"),
         ({"model": "gan", "g_hidden_widths": (0,)}, "g_hidden_widths: expected a finite value >="),
-        ({"image_size": 30}, "image_size: expected a square whose side is a multiple of 4"),
         ({"loss": "hinge", "label_smoothing": 0.1}, "label_smoothing: expected a loss of minimax"),
         (
             {"r1": 1.0},

@@ -272,8 +272,9 @@ def test_alpha_is_laid_on_the_background(root, background):
     assert data.load("tiny_alpha", root, channels=1).train.images.shape == (12, 28, 28, 1)
 
 
-def test_of_oblong_images_the_centred_square_is_used(root):
+def test_of_oblong_images_the_centred_square_is_used(root, capsys):
     images = data.load("tiny_oblong", root).train.images
+    assert "tiny_oblong: of images that are not square the centred" in capsys.readouterr().err
     expected = sorted(image[:, 16:44].tobytes() for image in examples(TinyOblong))
     assert sorted(map(bytes, images)) == expected
 

@@ -571,6 +571,26 @@ def test_it_asks_another_server(visit, server, web_server):
     assert drawn.shape == (24, 28, 28, 1)
 
 
+@in_browser
+def test_another_servers_models_have_the_names_beside_the_page(
+    visit, server, exports, web_server, tmp_path, monkeypatch
+):
+    """TensorFlow Serving does not know the names; the page of `export --page` does."""
+    export_page(monkeypatch, f"--page={tmp_path}", f"--saved_model={exports / 'cdcgan'}")
+    listed = json.loads((tmp_path / "models.json").read_text())
+    listed["models"][0]["classNames"] = [f"class-{digit}" for digit in "abcdefghij"]
+    (tmp_path / "models.json").write_text(json.dumps(listed))
+
+    def before(page):
+        page.route(f"{server}models.json", lambda route: route.fulfill(status=404))
+
+    person = visit(f"{web_server(tmp_path)}?server={server.rstrip('/')}", before=before)
+    drawn = person.drawn()
+    assert "drawn by the server" in person.page.get_by_role("status").first.text_content()
+    assert person.field("Draw").input_value() == "class-a, class-b, class-c, class-d"
+    assert shows(drawn, [0, 1, 2, 3] * 4)
+
+
 # The static page
 
 

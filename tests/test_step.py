@@ -161,6 +161,7 @@ def test_label_smoothing_reaches_the_step():
                 ("dcgan", {"discriminator_steps": 2, "loss": "relativistic"}),
                 ("dcgan", {"r1": 1.0, "r2": 1.0, "d_batch_norm": False, "hidden_dense": False}),
                 ("dcgan", {"loss": "wasserstein", "d_dropout": 0.1}),
+                ("dcgan", {"packing": 2}),
                 ("cdcgan", {"conditioning": "planes", "precision": "mixed_float16"}),
             ]
         ),
@@ -235,7 +236,7 @@ def test_two_replicas_take_the_step_of_one(run_python):
     which a model of built networks must not do.
     """
     run_python("""
-        import keras, numpy as np, tensorflow as tf
+        import dataclasses, keras, numpy as np, tensorflow as tf
         cpu = tf.config.list_physical_devices("CPU")[0]
         tf.config.set_logical_device_configuration(
             cpu, [tf.config.LogicalDeviceConfiguration()] * 2)
@@ -247,7 +248,9 @@ def test_two_replicas_take_the_step_of_one(run_python):
             "d_dropout": 0.3, "g_batch_norm": False, "latent_dim": 4, "steps_per_epoch": 1,
             "gradient_penalty": 1.0, "ema": 0.5, "epochs": 2})
 
-        def after_two_steps(strategy, images=images):
+        packed = dataclasses.replace(config, packing=2)
+
+        def after_two_steps(strategy, images=images, config=config):
             with strategy.scope():
                 keras.utils.set_random_seed(0)
                 model = build(config, (8, 8, 1), 10)
@@ -263,6 +266,12 @@ def test_two_replicas_take_the_step_of_one(run_python):
         # A gradient's norm is that of the replica's own part of the batch.
         for key in (key for key in one[1] if not key.endswith("gradient_norm")):
             np.testing.assert_allclose(one[1][key], two[1][key], atol=1e-5, err_msg=key)
+
+        # Packs of neighbours are the same where they fit into each replica's part.
+        strategies = tf.distribute.get_strategy(), mirrored
+        one, two = (after_two_steps(each, images[:8], packed)[0] for each in strategies)
+        for a, b in zip(one.get_weights(), two.get_weights(), strict=True):
+            np.testing.assert_allclose(a, b, atol=1e-5)
 
         # NaN on one replica: no weight moves on either.
         images[7] = np.nan

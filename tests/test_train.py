@@ -24,7 +24,7 @@ from tfgan_mnist.training import callbacks, runtime
 
 STEPS, EPOCHS = 4, 3
 TINY = {
-    "gan": ["--g_hidden_widths=8", "--d_hidden_widths=8"],
+    "gan": ["--g_hidden_widths=8", "--d_hidden_widths=8", "--packing=2"],
     "dcgan": ["--g_width=2", "--d_width=2"],
     "cdcgan": ["--g_width=2", "--d_width=2", "--class_head"],
 }

@@ -60,6 +60,11 @@ def test_from_a_folder_to_an_export(tmp_path, run_train, capsys, monkeypatch):
     assert (config.image_size, config.channels) == (28, 3)
     assert config.augment == "translation,cutout,color"
     assert facts.class_names == ("cat", "dog")
+    grid = np.asarray(Image.open(run / "samples" / "epoch_001.png"))
+    named = grid.shape[1] - 2 * 302  # ten samples of 28 pixels, enlarged
+    for row in grid[: 2 * 32], grid[2 * 32 :]:
+        assert row[:, :named].max() == 255 and row[:, :named].min() == 0
+    assert (grid[: 2 * 32, :named] != grid[-2 * 32 :, :named]).any()
 
     # Classes by their names, of the run and of its export, which names no folder of this machine.
     version = tmp_path / "saved_models" / "cdcgan" / "1"
@@ -96,8 +101,11 @@ def test_pictures_without_labels(tmp_path, run_train, capsys):
     with pytest.raises(UserError, match="cdcgan: expected pictures with labels: .* has none"):
         run_train(f"--dataset={tmp_path / 'some.npy'}")
     assert not (tmp_path / "runs").exists()
-    run = run_train(f"--dataset={tmp_path / 'some.npy'}", model="dcgan")
-    assert "pictures with labels" in capsys.readouterr().out
+    run = run_train(f"--dataset={tmp_path / 'some.npy'}", "--image_size=10", model="dcgan")
+    output = capsys.readouterr().out
+    assert "pictures with labels" in output
+    assert "image_size: 8 instead of 10, as the networks of dcgan need a multiple of 4" in output
+    assert runs.read(run)[0].image_size == 8
     version = tmp_path / "saved_models" / "dcgan" / "1"
     for source in f"--run={run}", f"--saved_model={version}":
         with pytest.raises(UserError, match=r"cannot be scored.* some\.npy has no labels"):

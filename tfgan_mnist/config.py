@@ -65,6 +65,9 @@ class Config:
     r1: float = option(0.0, "gamma of the gradient penalty at real images", at_least=0)
     r2: float = option(0.0, "gamma of the gradient penalty at generated images", at_least=0)
     gradient_penalty: float = option(0.0, "weight of WGAN-GP's; wasserstein: 10", at_least=0)
+    packing: int = option(
+        1, "samples that D sees joined along the channels", at_least=1, only=("gan", "dcgan")
+    )
     augment: str = option(
         "none", "augmentations of D's input: translation,cutout,color; auto: all with few images"
     )
@@ -162,8 +165,6 @@ class Config:
             rules.augmentations("none" if self.augment == "auto" else self.augment)
             rules.check_penalties(self.d_batch_norm, **penalties)
             if self.model in CONVOLUTIONAL:
-                if self.image_size:
-                    rules.check_image_size(self.image_size, self.image_size)
                 rules.check_hidden_dense(self.hidden_dense, self.d_batch_norm)
                 rules.check_conditioning(self.conditioning, self.class_head)
         except ValueError as error:

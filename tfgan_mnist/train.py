@@ -53,7 +53,7 @@ def train(
         stack.enter_context(distribution.together(context))
 
         # Load the data, and hold out training images for evaluations.
-        image_data, facts = _load_data(config)
+        image_data, facts = _load_data(config, context.is_chief)
         images, held_out = _hold_out(image_data, config)
 
         # Resolve what the configuration leaves to the data and the machine.
@@ -79,7 +79,7 @@ def train(
             evaluation = evaluation_callback.RunEvaluation(
                 run, classifier, held_out, *when, facts.class_names
             )
-        fit.train_epochs(model, images, config, context, run, evaluation)
+        fit.train_epochs(model, images, config, context, run, evaluation, facts.class_names)
 
         # Finish: choose the best weights, score them on the test images, draw and export.
         if run:
@@ -93,15 +93,23 @@ def train(
     return run
 
 
-def _load_data(config: Config) -> tuple["ImageData", runs.DataFacts]:
+def _load_data(config: Config, is_chief: bool) -> tuple["ImageData", runs.DataFacts]:
     """The data set in memory as uint8, and what a run keeps of it."""
     from tfgan_mnist import data
 
+    image_size = config.image_size
+    if config.model in configuration.CONVOLUTIONAL and image_size % 4:
+        image_size -= image_size % 4
+        if is_chief:
+            print(
+                f"image_size: {image_size} instead of {config.image_size}, as the networks of "
+                f"{config.model} need a multiple of 4"
+            )
     image_data = data.load(
         config.dataset,
         config.data_dir or None,
         config.manual_dir or None,
-        config.image_size or None,
+        image_size or None,
         config.channels or None,
         config.background,
         config.skip_broken,

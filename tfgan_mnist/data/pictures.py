@@ -9,12 +9,13 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
-from PIL import Image
+from PIL import Image, ImageDraw, ImageFont
 
 from tfgan_mnist import files
 from tfgan_mnist.data.pixels import check_images
 from tfgan_mnist.errors import UserError
 
+NAME_HEIGHT, MAX_NAME = 14, 20  # of a class beside a grid, in pixels and letters
 GIF_GRAY_LEVELS = 32  # an error of 4 in 255 is not seen, and files are a third smaller than at 256
 
 
@@ -29,6 +30,22 @@ def write_png(path: str | os.PathLike, image: np.ndarray) -> None:
     """Writes one image, uint8 (H, W, C); the file appears complete or not at all."""
     with files.write_atomically(path) as partial:
         partial.write_bytes(png_bytes(image))
+
+
+def name_rows(grid: np.ndarray, names: Sequence[str]) -> np.ndarray:
+    """A grid uint8 (H, W, C) of equally high rows, with the first letters of their names beside."""
+    import matplotlib  # here, as it takes time; its font has more alphabets than Pillow's
+
+    height, _, channels = grid.shape
+    font_path = os.path.join(matplotlib.get_data_path(), "fonts", "ttf", "DejaVuSans.ttf")
+    font = ImageFont.truetype(font_path, NAME_HEIGHT)
+    names = [name[:MAX_NAME] for name in names]
+    width = NAME_HEIGHT + round(max(font.getlength(name) for name in names))
+    column = Image.new("L", (width, height))
+    for row, name in enumerate(names):
+        middle = NAME_HEIGHT // 2, (row + 0.5) * height / len(names)
+        ImageDraw.Draw(column).text(middle, name, fill=255, font=font, anchor="lm")
+    return np.hstack([np.asarray(column)[..., None].repeat(channels, axis=-1), grid])
 
 
 def write_gif(

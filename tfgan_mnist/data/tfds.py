@@ -76,6 +76,9 @@ def load(
         raise UserError(f"{name}: expected a split train; it has {', '.join(splits)}")
     train = _read(name, builder, "train", image_size, channels, color)
     found = [split for split in ("test", "validation") if split in splits]
+    height, width, _ = builder.info.features["image"].shape
+    if height is None or height != width:
+        sys.stderr.write(f"{name}: of images that are not square the centred square is used\n")
     if found:
         test = _read(name, builder, found[0], image_size, channels, color)
     else:

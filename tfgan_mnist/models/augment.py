@@ -3,7 +3,8 @@
 Zhao et al. 2020, "Differentiable Augmentation for Data-Efficient GAN Training", arXiv:2006.10738.
 Real and generated images are altered alike, in D's update and in G's, so that D cannot learn the
 training images by heart and G does not learn the alterations. Magnitudes are those of the authors'
-code. Images are (B, H, W, C) float32 in [-1, 1]; cut or shifted pixels become 0, the middle gray.
+code. Images are (B, H, W, C) float32 in [-1, 1]. Cut pixels become 0, the middle gray; a shifted
+image goes on at its border as its outermost pixels do, where the authors' becomes gray.
 
 D is weaker with it, so that G's learning rate has to be low: with the default recipe of `dcgan` G
 collapses (docs/recipes.md).
@@ -76,15 +77,14 @@ def _color(images, numbers):
 
 
 def _translate(images, numbers):
-    """Shifts by whole pixels, up to an eighth of a side in each direction."""
+    """Shifts by whole pixels, up to an eighth of a side in each direction; repeats the border."""
     for axis in (1, 2):
         side = images.shape[axis]
         most = int(side * SHIFT + 0.5)
         shift = tf.cast(tf.floor(numbers[:, axis - 1] * (2 * most + 1)), tf.int32) - most  # (B,)
         source = tf.range(side)[None] - shift[:, None]  # (B, side)
-        inside = tf.cast((source >= 0) & (source < side), images.dtype)
-        moved = tf.gather(images, tf.clip_by_value(source, 0, side - 1), axis=axis, batch_dims=1)
-        images = moved * tf.expand_dims(inside, [2, 1][axis - 1])[..., None]
+        source = tf.clip_by_value(source, 0, side - 1)
+        images = tf.gather(images, source, axis=axis, batch_dims=1)
     return images
 
 

@@ -8,7 +8,7 @@ import numpy as np
 import tensorflow as tf
 
 from tfgan_mnist.data.pixels import to_float
-from tfgan_mnist.models import inputs, networks
+from tfgan_mnist.models import inputs, networks, replicas, rules
 from tfgan_mnist.models import latents as latent_space
 
 INFERENCE_BATCH = 500  # images per call of a network; 500 of 28x28 keep activations under 100 MB
@@ -37,6 +37,8 @@ class AdversarialModel(keras.Model):
       discriminator: Functional model, images [, labels] -> logits (B, 1) [, class logits (B, K)].
         Default: the recipe's.
       image_shape: (H, W, C) of default networks. Default: that of the other network, or 28x28x1.
+      packing: so many images are joined along the channels before the discriminator, whose images
+        are (H, W, C * packing) then (Lin et al. 2018, "PacGAN", arXiv:1712.04086).
       ema: decay of the moving average once it is warmed up; 0: the average is the last weights.
       seed: determines the first weights of default networks and, together with `global_step`,
         every latent that training draws.
@@ -51,6 +53,7 @@ class AdversarialModel(keras.Model):
         discriminator: keras.Model | None = None,
         *,
         image_shape: Sequence[int] | None = None,
+        packing: int = 1,
         ema: float = 0.998,
         seed: int = 0,
         name: str | None = None,
@@ -59,13 +62,16 @@ class AdversarialModel(keras.Model):
         super().__init__(name=name, **kwargs)
         if not 0 <= ema < 1:
             raise ValueError(f"ema: expected 0 <= ema < 1; received {ema}")
-        image_shape = networks.image_shape_of(generator, discriminator, image_shape)
+        rules.check_packing(packing, self.num_classes is not None)
+        image_shape = networks.image_shape_of(generator, discriminator, image_shape, packing)
+        packed_shape = (*image_shape[:2], image_shape[2] * packing)
         with networks.seeded(seed):
             self.generator = generator or self.default_generator(image_shape)
-            self.discriminator = discriminator or self.default_discriminator(image_shape)
+            self.discriminator = discriminator or self.default_discriminator(packed_shape)
             networks.check(self.generator, self.discriminator, self.num_classes)
             self.averaged_generator = networks.clone(self.generator)
         self.averaged_generator.trainable = False
+        self.packing = packing
         self.ema = ema
         self.seed = seed
         # Training steps so far, part of the model's state: a resumed run draws other latents.
@@ -113,8 +119,21 @@ class AdversarialModel(keras.Model):
         return network(latents, training=training)
 
     def discriminate(self, images, labels=None, training: bool = False) -> DiscriminatorOutput:
-        """images (B, H, W, C) in [-1, 1], labels (B,) int32 or None -> logits."""
+        """images (B, H, W, C * packing) in [-1, 1], labels (B,) int32 or None -> logits."""
         return DiscriminatorOutput(tf.squeeze(self.discriminator(images, training=training), -1))
+
+    def packed(self, images):
+        """images (B, H, W, C) -> (ceil(B / packing), H, W, C * packing): neighbours are joined.
+
+        A batch that `packing` does not divide is filled up with its first images.
+        """
+        if self.packing == 1:
+            return images
+        num = replicas.num_rows(images)
+        if not isinstance(num, int) or num % self.packing:
+            rows = tf.range(-(-num // self.packing) * self.packing) % num
+            images = tf.gather(images, rows)
+        return tf.concat([images[i :: self.packing] for i in range(self.packing)], axis=-1)
 
     def class_loss(self, output: DiscriminatorOutput, labels):
         """Loss (B,) of D's class head where a model has one."""
@@ -159,7 +178,7 @@ class AdversarialModel(keras.Model):
         return self._in_batches(self._sample_batch, latents, labels)
 
     def logits(self, images, labels=None) -> np.ndarray:
-        """The discriminator's logits (N,) float32, in inference mode.
+        """The discriminator's logits (N,) float32, in inference mode; of packs, one for each image.
 
         Args:
           images: (N, H, W, C) float32 in [-1, 1], or integers as pixels in [0, 255].
@@ -191,7 +210,8 @@ class AdversarialModel(keras.Model):
 
     @tf.function(reduce_retracing=True)
     def _logits_batch(self, images, labels):
-        return self.discriminate(images, labels, training=False).logits
+        logits = self.discriminate(self.packed(images), labels, training=False).logits
+        return tf.repeat(logits, self.packing)[: tf.shape(images)[0]]
 
     # --- Keras's interface -----------------------------------------------------------------------
 
@@ -241,6 +261,7 @@ class AdversarialModel(keras.Model):
             "name": self.name,
             "generator": keras.saving.serialize_keras_object(self.generator),
             "discriminator": keras.saving.serialize_keras_object(self.discriminator),
+            "packing": self.packing,
             "ema": self.ema,
             "seed": self.seed,
         }

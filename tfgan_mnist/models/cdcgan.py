@@ -14,7 +14,7 @@ from keras import layers, ops
 
 from tfgan_mnist.models import dcgan, networks, rules
 from tfgan_mnist.models.base import DiscriminatorOutput
-from tfgan_mnist.models.layers import normalised
+from tfgan_mnist.models.layers import Dropout, normalised
 from tfgan_mnist.models.optimizers import Adam
 
 
@@ -92,7 +92,7 @@ def cdcgan_discriminator(
       embedding_dim: of the planes' vector; 0 is one-hot.
       conditioning: "projection" adds the features' inner product with a vector learnt for each
         class to the logit; "planes" lays the label's vector beside every pixel of the input.
-      class_head: also classify, from features that have not seen the label.
+      class_head: also classify, by a hidden layer on features that have not seen the label.
       **options: of `convolutional_features`. `spectral_norm` leaves the projection's vectors and
         the class head as they are.
 
@@ -123,7 +123,9 @@ def cdcgan_discriminator(
         logits = layers.Add(name="logits", dtype="float32")([logits, projection])
     outputs = [logits]
     if class_head:
-        outputs.append(layers.Dense(num_classes, dtype="float32", name="class_logits")(features))
+        x = layers.LeakyReLU(0.2)(layers.Dense(256)(features))
+        x = Dropout(0.5)(x)
+        outputs.append(layers.Dense(num_classes, dtype="float32", name="class_logits")(x))
     return keras.Model([images, labels], outputs, name="discriminator")
 
 
@@ -178,7 +180,10 @@ class CDCGAN(dcgan.DCGAN):
         return DiscriminatorOutput(tf.squeeze(logits, axis=-1), *class_logits)
 
     def class_loss(self, output: DiscriminatorOutput, labels):
-        """Cross-entropy (B,) of the class head, L_C of Odena et al. 2016, equation 3."""
+        """Cross-entropy (B,) of the class head, L_C of Odena et al. 2016, equation 3.
+
+        D learns it from real images alone: generated ones may not be of their classes.
+        """
         if not self.has_class_head:
             return super().class_loss(output, labels)
         return tf.nn.sparse_softmax_cross_entropy_with_logits(labels, output.class_logits)

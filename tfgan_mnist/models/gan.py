@@ -70,7 +70,6 @@ class GAN(AdversarialModel):
             loss = (
                 self.objective.discriminator(real.logits, fake.logits)
                 + self.class_loss(real, labels)
-                + self.class_loss(fake, labels)
                 + self._penalty(reals, fakes, labels, draw)
             )
             scaled = self.d_optimizer.scale_loss(replicas.share_of_mean(loss))
@@ -169,7 +168,7 @@ class GAN(AdversarialModel):
 
     def _altered(self, images, draw, use: int):
         """Images (B, H, W, C) as D sees them; `use` 0 to 2 of a draw are altered independently."""
-        return augmentation.alter(images, self.augmentations, self.seed, draw, use)
+        return self.packed(augmentation.alter(images, self.augmentations, self.seed, draw, use))
 
     # --- What is reported ------------------------------------------------------------------------
 
@@ -197,8 +196,8 @@ class GAN(AdversarialModel):
         reals, labels = inputs.as_batch(data, self.image_shape, self.num_classes)
         latents = self._draw_latents(replicas.num_rows(reals), -1)
         fakes = self.generate(latents, labels, training=False)
-        real = self.discriminate(reals, labels, training=False)
-        fake = self.discriminate(fakes, labels, training=False)
+        real = self.discriminate(self.packed(reals), labels, training=False)
+        fake = self.discriminate(self.packed(fakes), labels, training=False)
         logs = {
             "d_loss": self.objective.discriminator(real.logits, fake.logits),
             "g_loss": self.objective.generator(fake.logits, real.logits),

@@ -54,8 +54,11 @@ def image_shape_of(
     generator: keras.Model | None,
     discriminator: keras.Model | None,
     image_shape: Sequence[int] | None,
+    packing: int = 1,
 ) -> tuple[int, ...]:
     """(H, W, C) of the networks: as given, or that of the one which is there, or 28x28x1.
+
+    The discriminator's images have C * `packing` channels.
 
     Raises:
       ValueError: a given network has another one.
@@ -64,7 +67,15 @@ def image_shape_of(
     if generator is not None:
         found["generator"] = tuple(generator.outputs[0].shape[1:])
     if discriminator is not None:
-        found["discriminator"] = tuple(discriminator.inputs[0].shape[1:])
+        *sides, channels = discriminator.inputs[0].shape[1:]
+        if packing > 1:
+            if not channels or channels % packing:
+                raise ValueError(
+                    f"discriminator: expected images of {packing} times the generator's channels, "
+                    f"as packing={packing}; received {channels} channels"
+                )
+            channels //= packing
+        found["discriminator"] = (*sides, channels)
     shapes = list(found.values()) or [(28, 28, 1)]
     if any(shape != shapes[0] for shape in shapes):
         received = ", ".join(f"{name} {shape}" for name, shape in found.items())

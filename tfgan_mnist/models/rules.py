@@ -73,6 +73,13 @@ def check_conditioning(conditioning: str, class_head: bool) -> None:
         )
 
 
+def check_packing(packing: int, conditional: bool) -> None:
+    """A conditional discriminator reads the label of one image."""
+    if packing < 1 or (conditional and packing > 1):
+        expected = "1, since the model is conditional" if conditional else ">= 1"
+        raise ValueError(f"packing: expected {expected}; received {packing}")
+
+
 def check_hidden_dense(hidden_dense: bool, batch_norm: bool) -> None:
     """Without batch norm the generator collapses (docs/recipes.md)."""
     if hidden_dense and not batch_norm:

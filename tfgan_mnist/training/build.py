@@ -42,6 +42,7 @@ def _model(config: Config, image_shape: Shape, num_classes: int) -> GAN:
     # With one replica synchronised batch norm is the same and slower.
     replicas = tf.distribute.get_strategy().num_replicas_in_sync
     sync = {"sync_batch_norm": config.sync_batch_norm and replicas > 1}
+    seen_shape = (*image_shape[:2], image_shape[2] * config.packing)  # by the discriminator
     of_discriminator = {
         "batch_norm": config.d_batch_norm,
         "dropout": config.d_dropout,
@@ -52,7 +53,8 @@ def _model(config: Config, image_shape: Shape, num_classes: int) -> GAN:
             mlp.mlp_generator(
                 image_shape, config.latent_dim, config.g_hidden_widths, config.g_batch_norm, **sync
             ),
-            mlp.mlp_discriminator(image_shape, config.d_hidden_widths, **of_discriminator),
+            mlp.mlp_discriminator(seen_shape, config.d_hidden_widths, **of_discriminator),
+            packing=config.packing,
             **common,
         )
     convolutional = {
@@ -65,7 +67,8 @@ def _model(config: Config, image_shape: Shape, num_classes: int) -> GAN:
     if config.model == "dcgan":
         return dcgan.DCGAN(
             dcgan.dcgan_generator(image_shape, config.latent_dim, **of_generator),
-            dcgan.dcgan_discriminator(image_shape, **of_discriminator),
+            dcgan.dcgan_discriminator(seen_shape, **of_discriminator),
+            packing=config.packing,
             **common,
         )
     return cdcgan.CDCGAN(

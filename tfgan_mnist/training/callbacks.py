@@ -6,7 +6,7 @@ import shlex
 import signal
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import keras
@@ -34,10 +34,18 @@ class SampleGrid(keras.callbacks.Callback):
       folder: a run's, or any other, in which `samples` is made.
       grid: rows and columns.
       tensorboard: also write the grids for TensorBoard.
+      class_names: by label, written beside the rows of classes; empty: none.
     """
 
-    def __init__(self, folder: str | Path, grid: str = "10x10", tensorboard: bool = False):
+    def __init__(
+        self,
+        folder: str | Path,
+        grid: str = "10x10",
+        tensorboard: bool = False,
+        class_names: Sequence[str] = (),
+    ):
         super().__init__()
+        self.class_names = class_names
         rows, columns = grid.split("x")
         self.rows, self.columns = int(rows), int(columns)
         self.folder = Path(folder) / runs.SAMPLES
@@ -54,25 +62,32 @@ class SampleGrid(keras.callbacks.Callback):
 
     def write(self, epoch: int) -> None:
         grid = pixels.enlarge(sample_grid(self.model, self.rows, self.columns))
+        if self.class_names and self.model.num_classes:
+            labels = classes_of_rows(self.model.num_classes, self.rows)
+            grid = pictures.name_rows(grid, [self.class_names[label] for label in labels])
         pictures.write_png(self.folder / f"epoch_{epoch:03d}.png", grid)
         if self.writer:
             with self.writer.as_default():
                 tf.summary.image("samples", grid[None], step=epoch)
 
 
-def sample_grid(model: GAN, rows: int = 10, columns: int = 10) -> np.ndarray:
-    """uint8 (H, W, C): a grid of samples; of a conditional model a row per class.
+def classes_of_rows(num_classes: int, rows: int) -> np.ndarray:
+    """Labels int32 of a grid's rows: all classes, or `rows` of them where there are too many."""
+    rows = num_classes if num_classes <= MAX_CLASS_ROWS else rows
+    return np.linspace(0, num_classes - 1, rows).round().astype(np.int32)
 
-    Where there are too many classes for that, `rows` of them. The rows of a conditional model have
-    the same latents, which shows style by column.
+
+def sample_grid(model: GAN, rows: int = 10, columns: int = 10) -> np.ndarray:
+    """uint8 (H, W, C): a grid of samples; of a conditional model rows of classes.
+
+    The rows of a conditional model have the same latents, which shows style by column.
     """
     if model.num_classes is None:
         latents, labels = model.latents(rows * columns), None
     else:
-        rows = model.num_classes if model.num_classes <= MAX_CLASS_ROWS else rows
-        shown = np.linspace(0, model.num_classes - 1, rows).round().astype(np.int32)
+        shown = classes_of_rows(model.num_classes, rows)
         labels = np.repeat(shown, columns)
-        latents = np.tile(model.latents(columns), (rows, 1))
+        latents = np.tile(model.latents(columns), (len(shown), 1))
     return pixels.grid(pixels.to_uint8(model.sample(latents, labels)), columns)
 
 

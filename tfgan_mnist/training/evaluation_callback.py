@@ -154,11 +154,13 @@ def jensen_shannon_bound(model: GAN, real: data.Split, samples, labels) -> float
 
     Any function of an image gives a bound, whatever its loss; those that learn log p(real) /
     p(generated) give a tight one. A conditional model's is of images together with their labels.
-    NaN when a logit is not finite.
+    Of packs it is a bound on `packing` times the divergence. NaN when a logit is not finite.
     """
     real_labels = None if model.num_classes is None else real.labels
     of_real = model.logits(real.images, real_labels)
     of_fake = model.logits(samples, labels)
     with np.errstate(invalid="ignore"):
         loss = float(np.logaddexp(0.0, -of_real).mean() + np.logaddexp(0.0, of_fake).mean())
-    return metrics.jensen_shannon_bound(loss) if math.isfinite(loss) else math.nan
+    if not math.isfinite(loss):
+        return math.nan
+    return metrics.jensen_shannon_bound(loss) / model.packing

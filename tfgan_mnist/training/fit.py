@@ -34,6 +34,7 @@ def train_epochs(
     context: DistributionContext,
     run: Path | None,
     evaluation: RunEvaluation | None,
+    class_names: tuple[str, ...] = (),
 ) -> None:
     """Trains the remaining epochs, and writes the run's files where there is a folder `run`.
 
@@ -44,7 +45,7 @@ def train_epochs(
     if run:
         checkpoint = callbacks.Checkpoint(run)
         writing = [
-            callbacks.SampleGrid(run, config.grid, config.tensorboard),
+            callbacks.SampleGrid(run, config.grid, config.tensorboard, class_names),
             callbacks.Log(run, config.images_per_step),
             *([evaluation] if evaluation else []),
             line,

@@ -349,7 +349,11 @@ async function makePairs() {
 }
 
 async function start() {
-  const listed = await server.list();
+  let listed = await server.list();
+  if (!listed && query.has("server")) {
+    const beside = await new Server(new URL(".", location.href).href).list();
+    listed = beside && { models: beside.models }; // which the server may draw
+  }
   models = listed?.models ?? null;
   element["model-field"].hidden = !models;
   element["name-field"].hidden = Boolean(models);
