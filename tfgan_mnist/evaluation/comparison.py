@@ -15,7 +15,7 @@ PICTURE = "comparison.png"
 # Runs that differ in these only form one group.
 NOT_COMPARED = ("seed", *PLACES, "tensorboard")
 # These have to be equal for values to be comparable.
-PROTOCOL = ("dataset", "split", "generated", "real", "classifier")
+PROTOCOL = ("dataset", "split", "generated", "real", "features")
 SECONDS = (
     ("training_seconds", "training, s", "lower"),
     ("evaluation_seconds", "evaluations, s", "lower"),
@@ -98,7 +98,7 @@ def describe(groups: Groups) -> str:
     rows.insert(1, ["-" * width for width in widths])
     lines = [
         f"{first['generated']:,} samples, {first['real']:,} {first['split']} images of "
-        f"{first['dataset']}, {first['pixel_range']}; classifier {first['classifier']}.",
+        f"{first['dataset']}, {first['pixel_range']}; features {first['features']}.",
         f"Mean ± standard error over seeds. {report.REAL}",
         "",
     ]
