@@ -234,6 +234,7 @@ def evaluated_run(root, name, seed, fid, **sizes):
         "seed": 0,
         "scores": {"fid": fid, "small_batch_score": 8.0},  # as in files of older versions
         "floor": {"fid": 0.25, "small_batch_score": 8.5},
+        "second": {"features": "random (0)", "scores": {"fid": 2 * fid}, "floor": {"fid": 0.5}},
     }
     runs.add_metrics(run, samples=results)
     runs.write_rows(run / runs.LOG, [{"epoch": i, "seconds": 10.0 * i} for i in (1, 2)])
@@ -255,9 +256,12 @@ def test_runs_side_by_side(command, tmp_path, capsys):
     assert rows["seeds"][:3] == ["0, 1, 2", "0", "0"]
     # The standard error of 8, 9, 10 is 1 / sqrt(3).
     assert rows["Frechet distance (FID)"] == ["9 ± 0.58", "3.5", "2.5", "0.25", "lower"]
+    second = rows["Frechet distance (FID), second"]
+    assert second == ["18 ± 1.2", "7", "5", "0.5", "lower"]
+    assert "features mnist-28x1-v1 (0), second random (0)." in table
     assert rows["training, s"][1] == "20"
     assert rows["evaluations, s"][1] == "1.5"
-    assert len(rows) == 6
+    assert len(rows) == 7
     Image.open(tmp_path / "out" / comparison.PICTURE).verify()
 
 

@@ -169,7 +169,8 @@ def _known_results(run: Path, flags) -> dict[str, Any] | None:
         return None
     scores = results["scores"]
     lacks_gan_train = "label_accuracy" in scores and "gan_train_accuracy" not in scores
-    return None if flags.gan_train and lacks_gan_train else results
+    lacks_second = bool(results.get("class_histogram")) and "second" not in results
+    return None if lacks_second or (flags.gan_train and lacks_gan_train) else results
 
 
 def main(flags) -> None:
