@@ -60,10 +60,9 @@ def train(
         config = _resolve(config, facts, images, context)
 
         # Choose the features for scores, and open the run's folder: only the chief has either.
-        extractor = evaluation = None
-        if context.is_chief:
-            extractor = evaluation_callback.find_extractor(image_data, config)
-        run = resume.open_run(run, saved, config, facts) if context.is_chief else None
+        chief, evaluation = context.is_chief, None
+        extractor = evaluation_callback.find_extractor(image_data, config) if chief else None
+        run = resume.open_run(run, saved, config, facts) if chief else None
         if run:
             stack.enter_context(runs.locked(run))
 
