@@ -191,7 +191,7 @@ def test_an_untrained_run_keeps_what_train_wrote(command, tmp_path):
     assert (run / runs.REPORT).exists()
 
 
-def test_an_export_scores_as_the_images_that_it_makes(command, place, tmp_path):
+def test_an_export_scores_as_the_images_that_it_makes(command, place, tmp_path, mnist):
     version = export.export_run(make_run(tmp_path / "runs", "cdcgan"), tmp_path / "exports")
     command(f"--saved_model={version.parent}", f"--num={COUNT}", "--seed=3", f"--output={tmp_path}")
     of_export = samples_in(tmp_path)
@@ -199,7 +199,8 @@ def test_an_export_scores_as_the_images_that_it_makes(command, place, tmp_path):
     assert of_export["scores"]["label_accuracy"] == pytest.approx(0.1, abs=0.1)
 
     file = tmp_path / "samples.npz"
-    flags = [f"--saved_model={version}", f"--num={COUNT}", "--seed=3", f"--output={file}"]
+    labels = ",".join(map(str, protocol.draw_labels(mnist.train.labels, COUNT, 3)))
+    flags = [f"--saved_model={version}", f"--labels={labels}", "--seed=3", f"--output={file}"]
     generate.main(generate.parser().parse_args(flags))
     # A damaged file in the cache is written anew.
     (kept,) = (place / protocol.CACHE).glob(f"mnist-mnist-28x1-*-{COUNT}-*.npz")

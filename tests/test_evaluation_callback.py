@@ -168,6 +168,16 @@ def test_too_few_images_are_not_evaluated(run_train, mnist, monkeypatch, capsys)
     assert capsys.readouterr().out == ""
 
 
+def test_labels_are_as_frequent_as_in_the_data():
+    labels = protocol.draw_labels(np.repeat([0, 2], [300, 100]), 1000, seed=0)
+    counts = np.bincount(labels)
+    assert counts[1] == 0 and counts.sum() == 1000
+    assert counts[0] == pytest.approx(750, abs=60)
+    np.testing.assert_array_equal(
+        labels, protocol.draw_labels(np.repeat([0, 2], [300, 100]), 1000, seed=0)
+    )
+
+
 def test_held_out_images_are_not_trained_on(mnist):
     training, held_out = order.hold_out(mnist.train, 5000)
     assert (len(training.images), len(held_out.images)) == (55_000, 5000)

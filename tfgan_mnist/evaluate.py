@@ -5,7 +5,7 @@ Samples:
   --run RUN RUN ...   the same for each run, and a table that compares the runs
   --saved_model=DIR   --num samples of an export
   --images=PATH       an .npz file (with `labels` if known) or pictures; --num: a random choice
-  Conditional models make equally many samples of each class.
+  Conditional models make samples of classes as frequent as in the data.
 
 Method:
   A classifier of the data set, made here where there is none, turns samples and test images into
@@ -39,13 +39,14 @@ from tfgan_mnist.exports import card, versions
 
 
 class Samples(NamedTuple):
-    """Samples to evaluate. `make` generates them, and is called after all other checks."""
+    """Samples to evaluate. `make` generates them, for a data set, after all other checks."""
 
     name: str
     dataset: str
     data_dir: str  # empty: TFDS's usual place
     image_shape: tuple[int, int, int]
-    make: Callable[[], tuple[np.ndarray, np.ndarray | None]]  # uint8 (N, H, W, C), integers (N,)
+    # Images uint8 (N, H, W, C), and labels, integers (N,).
+    make: Callable[[data.ImageData], tuple[np.ndarray, np.ndarray | None]]
     reading: tuple[str, bool] = ("white", False)  # `background` and `skip_broken` of `data.load`
 
 
@@ -58,7 +59,7 @@ def of_run(run: Path, num: int | None, seed: int) -> Samples:
         config.dataset,
         config.data_dir,
         facts.image_shape,
-        lambda: _generate(source, num, seed),
+        functools.partial(_generate, source, num, seed),
         (config.background, config.skip_broken),
     )
 
@@ -97,11 +98,14 @@ def of_images(path: Path, num: int | None, seed: int) -> Samples:
         chosen = np.random.default_rng(seed).choice(count, num, replace=False)
         pixels, labels = pixels[chosen], None if labels is None else labels[chosen]
     dataset = "mnist" if pixels.shape[1:] == (28, 28, 1) else ""
-    return Samples(f"images {path.name}", dataset, "", pixels.shape[1:], lambda: (pixels, labels))
+    return Samples(f"images {path.name}", dataset, "", pixels.shape[1:], lambda _: (pixels, labels))
 
 
-def _generate(source: generate.Source, num: int | None, seed: int):
-    plan = generate.independent(source, num or protocol.NUM, None, seed, generate.MAX_IMAGES)
+def _generate(source: generate.Source, num: int | None, seed: int, data_set: data.ImageData):
+    num, labels = num or protocol.NUM, None
+    if source.num_classes and source.num_classes == data_set.num_classes:
+        labels = protocol.draw_labels(data_set.train.labels, num, seed).tolist()
+    plan = generate.independent(source, num, labels, seed, generate.MAX_IMAGES)
     return generate.draw(source, plan), plan.labels
 
 
@@ -125,7 +129,7 @@ def evaluate(samples: Samples, output: Path | None, flags) -> dict[str, Any]:
     found = protocol.evaluate(
         extractor,
         data_set,
-        *samples.make(),
+        *samples.make(data_set),
         source=samples.name,
         seed=flags.seed,
         data_dir=data_dir,

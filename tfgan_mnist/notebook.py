@@ -109,7 +109,7 @@ def score(
     """
     extractor = choice.find(data_set, data_dir)
     if isinstance(samples, GAN):
-        samples, labels = evaluation_callback.draw(samples, num, seed)
+        samples, labels = evaluation_callback.draw(samples, num, seed, data_set.train.labels)
     found = protocol.evaluate(
         extractor,
         data_set,

@@ -62,6 +62,11 @@ def check_real(data_set: "ImageData") -> None:
         )
 
 
+def draw_labels(real: np.ndarray, num: int, seed: int) -> np.ndarray:
+    """Labels (num,) for conditional samples, as frequent as among the real ones (N,)."""
+    return np.random.default_rng(seed).choice(real, num)
+
+
 def compute_reference(extractor: "AnyExtractor", images: np.ndarray) -> Reference:
     """Real images uint8 (M, H, W, C), M >= 6 -> a reference without a baseline."""
     features, logits = extractor.features_and_logits(images)

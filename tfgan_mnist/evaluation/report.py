@@ -31,8 +31,7 @@ TABLE = (
 REAL = "Real: the same metric on real images."
 BELOW_REAL = (
     "An FID below that of real images does not mean that samples are better than real ones. With "
-    "few images, sampling error dominates both values, and samples with equally many images of "
-    "each class have less of it."
+    "few images, sampling error dominates both values."
 )
 
 
@@ -88,7 +87,7 @@ def _table(results: dict[str, Any]) -> list[str]:
             values = value, real = (results["scores"][key], results["floor"][key])
             cells = "".join(f"{'inf' if each is None else f'{each:.4g}':>11}" for each in values)
             # The KID of real images is 0 but for chance, so that it has no ratio.
-            ratio = f"{value / real:.3g}" if value and real and key != "kid" else ""
+            ratio = f"{value / real:.3g}" if value is not None and real and key != "kid" else ""
             lines.append(f"{name:32}{cells}{ratio:>9}  {better}")
     return lines
 

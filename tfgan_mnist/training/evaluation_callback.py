@@ -83,11 +83,11 @@ class Evaluation(keras.callbacks.Callback):
         The FID is NaN when a sample is not finite, the bound when a logit is not.
         """
         start = time.perf_counter()
-        num = len(self.real.images)
-        samples, labels = draw(self.model, max(num, protocol.MIN_SAMPLES), SEED)
+        num = max(len(self.real.images), protocol.MIN_SAMPLES)
+        samples, labels = draw(self.model, num, SEED, self.real.labels)
         features, logits = self.extractor.features_and_logits(pixels.to_uint8(samples))
         row = protocol.quick_scores(features, logits, self.reference)
-        if num < protocol.MIN_SAMPLES:
+        if len(self.real.images) < protocol.MIN_SAMPLES:
             row["kid"] = protocol.kernel_distance(features, self.reference)
         if not np.isfinite(samples).all():  # to_uint8 made them black
             row["fid"] = math.nan
@@ -150,9 +150,11 @@ class RunEvaluation(Evaluation):
         runs.write_rows(self.path, self.rows)
 
 
-def draw(model: GAN, num: int, seed: int) -> tuple[np.ndarray, np.ndarray | None]:
-    """Samples float32 (num, H, W, C) in [-1, 1], and labels (num,), equally many of each class."""
-    labels = model.labels(num)
+def draw(
+    model: GAN, num: int, seed: int, real_labels: np.ndarray
+) -> tuple[np.ndarray, np.ndarray | None]:
+    """Samples float32 (num, H, W, C) in [-1, 1], and labels (num,) as frequent as the real ones."""
+    labels = protocol.draw_labels(real_labels, num, seed) if model.num_classes else None
     return model.sample(model.latents(num, seed), labels), labels
 
 

@@ -53,7 +53,8 @@ def write_report(
       extractor: of the data set's features; None: the samples are not evaluated.
       data_dir: where the scores of real images are kept.
     """
-    samples, labels = evaluation_callback.draw(model, protocol.NUM, seed=0)
+    real_labels = data_set.train.labels
+    samples, labels = evaluation_callback.draw(model, protocol.NUM, 0, real_labels)
     bound = evaluation_callback.jensen_shannon_bound(model, data_set.test, samples, labels)
     test = test | {"jsd_bound": bound}
     runs.add_metrics(run, test_images=len(data_set.test.labels), test=test)
