@@ -6,9 +6,17 @@ import keras
 import numpy as np
 import pytest
 
+from benchmarks import resolution
 from tfgan_mnist import data, train_classifier
 from tfgan_mnist.errors import UserError
-from tfgan_mnist.evaluation import classifier, classifier_training, metrics
+from tfgan_mnist.evaluation import (
+    choice,
+    classifier,
+    classifier_training,
+    extractor,
+    metrics,
+    random_features,
+)
 
 GRAY = (28, 28, 1)
 
@@ -54,7 +62,7 @@ def test_inference_is_deterministic_and_in_float32_under_any_policy(mnist, test_
 
 
 def test_outputs_do_not_depend_on_the_batch(shipped, mnist, test_outputs):
-    count = classifier.INFERENCE_BATCH_SIZE + 3  # the last batch is incomplete
+    count = extractor.INFERENCE_BATCH_SIZE + 3  # the last batch is incomplete
     features, logits = shipped.features_and_logits(mnist.test.images[:count])
     assert features.shape == (count, classifier.FEATURES) and logits.shape == (count, 10)
     one, _ = shipped.features_and_logits(mnist.test.images[count - 1 : count])
@@ -93,7 +101,7 @@ def test_images_of_a_wrong_shape_are_refused(shape, shipped):
 def quick(monkeypatch):
     """Training in seconds."""
     monkeypatch.setattr(classifier_training, "BATCH_SIZE", 32)
-    monkeypatch.setattr(classifier_training, "EPOCHS", 2)
+    monkeypatch.setattr(classifier_training, "MAX_PASSES", 2)
 
 
 def test_training_learns_and_is_a_function_of_its_seed(mnist, quick):
@@ -126,6 +134,79 @@ def test_training_refuses_too_few_images_and_wrong_labels():
         classifier_training.train(images[:127], labels[:127], 10)
     with pytest.raises(ValueError, match=r"labels 0\.\.9; received 10\.\.10"):
         classifier_training.train(images, labels + 10, 10)
+
+
+def test_the_work_of_training_is_bounded():
+    steps = classifier_training.num_steps
+    assert steps((60_000, 28, 28, 1)) == 6 * 60_000 // 128
+    assert steps((60_000, 56, 56, 3)) == steps((60_000, 28, 28, 1)) // 4
+    assert steps((1280, 28, 28, 1)) == 20 * 10
+    assert steps((1, 28, 28, 1)) == 1
+
+
+# Which features score a data set
+
+
+def in_shades(names, num=1280):
+    """A data set of images in as many shades of gray as there are names."""
+    labels = np.arange(num, dtype=np.int32) % max(len(names), 1)
+    images = np.full((num, 8, 8, 1), 60, np.uint8) * labels[:, None, None, None].astype(np.uint8)
+    images += np.random.default_rng(0).integers(0, 60, images.shape, np.uint8)
+    split = data.Split(images, labels)
+    return data.ImageData("shades", split, split, len(names), tuple(names))
+
+
+def test_a_classifier_is_made_once_for_the_classes_of_the_data(quick, tmp_path, capsys):
+    first = choice.find(in_shades("ab"), str(tmp_path))
+    assert "Training the classifier of shades, " in capsys.readouterr().err
+    assert choice.find(in_shades("ab"), str(tmp_path)).version == first.version
+    assert capsys.readouterr().err == ""
+    for names in ("abc", "abd"):  # pictures of one's own may change
+        assert choice.find(in_shades(names), str(tmp_path)).about["class_names"] == list(names)
+
+
+@pytest.mark.parametrize("data_set", [in_shades(""), in_shades("a"), in_shades("ab", num=999)])
+def test_without_classes_or_with_few_images_features_are_random(data_set, tmp_path):
+    found = choice.find(data_set, str(tmp_path))
+    assert (found.name, found.num_classes) == ("random-8x1-v1", 0)
+    images = data_set.test.images[:300]
+    features, logits = found.features_and_logits(images)
+    assert features.dtype == np.float32 and features.shape == (300, random_features.FEATURES)
+    assert logits.shape == (300, 0)
+    again = random_features.RandomFeatures(data_set)
+    assert again.version == found.version
+    np.testing.assert_array_equal(
+        again.features_and_logits(data_set.test.images[:300])[0], features
+    )
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("kind", ["classifier", "random"])
+def test_features_notice_altered_images(kind, shipped, mnist):
+    """The quick form of `python -m benchmarks.resolution`; docs/results.md has its tables."""
+    few = mnist._replace(train=data.Split(*(part[:20_000] for part in mnist.train)))
+    features = shipped if kind == "classifier" else random_features.RandomFeatures(few)
+    noticed = {
+        found.change.split(",")[0]: found for found in resolution.measure(features, few, num=500)
+    }
+    assert all(found.grows for found in noticed.values())
+    levels = {change: found.level for change, found in noticed.items()}
+    assert levels["noise"] <= 16
+    assert levels["blur"] <= 0.8
+    assert levels["brighter"] <= 8
+    assert levels["less contrast"] <= 0.1
+    assert levels["missing modes"] <= 0.2
+
+
+def test_random_features_notice_shifted_colours(mnist):
+    def in_colour(split):
+        return data.Split(np.repeat(split.images[:2000], 3, axis=-1), split.labels[:2000])
+
+    few = mnist._replace(train=in_colour(mnist.train), test=in_colour(mnist.test))
+    change = "redder and less blue, of 255"
+    features = random_features.RandomFeatures(few)
+    (found,) = resolution.measure(features, few, num=300, changes=[change])
+    assert found.grows and found.level <= 8
 
 
 # Files
@@ -188,12 +269,14 @@ def command(*flags):
 def test_the_command_makes_what_load_finds(mnist, quick, monkeypatch, tmp_path, capsys):
     few = data.Split(mnist.train.images[:1280], mnist.train.labels[:1280])
     test = data.Split(mnist.test.images[:500], mnist.test.labels[:500])
-    small = mnist._replace(train=few, test=test)
+    small = mnist._replace(train=few, test=test, name="kmnist")
     monkeypatch.setattr(data, "load", lambda *arguments: small)
     flags = ("--dataset=kmnist", f"--data_dir={tmp_path}", "--seed=3")
     command(*flags)
+    # What `evaluate` and `train` make themselves is the same, and they find it.
+    assert choice.find(small, str(tmp_path)).about["seed"] == 3
     about = classifier.load("kmnist", GRAY, data_dir=str(tmp_path)).about
-    assert str(tmp_path / "tfgan_mnist_classifiers") in capsys.readouterr().out
+    assert str(tmp_path / "tfgan_mnist_classifiers") in capsys.readouterr().err
     assert (about["seed"], about["train_images"], about["dataset"]) == (3, 1280, "kmnist")
     with pytest.raises(UserError, match="exists; give a new folder with --output"):
         command(*flags)

@@ -91,13 +91,24 @@ def test_real_images_are_near_the_baseline(results_of, tmp_path, mnist, capsys):
     assert scores["histogram_divergence"] < 0.01
     assert scores["label_accuracy"] == pytest.approx(real["label_accuracy"], abs=0.01)
 
+    # So they are to the second set of features.
+    second = results["second"]
+    assert second["features"].startswith("random-28x1-v1 (")
+    assert second["floor"]["fid"] / 2 < second["scores"]["fid"] < second["floor"]["fid"] * 2
+    assert "classifier_score" not in second["scores"]
+
     stated = [results[key] for key in ("generated", "real", "split", "dataset", "seed")]
     assert stated == [2000, 10_000, "test", "mnist", 0]
-    assert results["classifier"].startswith("mnist-28x1-v1 (")
+    assert results["features"].startswith("mnist-28x1-v1 (")
     output = capsys.readouterr().out
     assert "2,000 samples, 10,000 test images of mnist" in output
     assert "Real: the same metric on real images" in output
-    for text in (results["classifier"], f"{scores['fid']:.4g}", f"{real['fid']:.4g}"):
+    for text in (
+        second["features"],
+        results["features"],
+        f"{scores['fid']:.4g}",
+        f"{real['fid']:.4g}",
+    ):
         assert text in output
     with Image.open(tmp_path / runs.REPORT) as picture:
         assert min(picture.size) >= 800
@@ -128,7 +139,9 @@ def test_bad_samples_have_bad_scores(kind, results_of, mnist):
         "one image": np.repeat(mnist.test.images[:1], MIN_IMAGES, axis=0),
     }[kind]
     results = results_of(pixels)
-    scores = results["scores"]
+    scores, second = results["scores"], results["second"]
+    if kind != "one class":
+        assert second["scores"]["fid"] > 50 * second["floor"]["fid"]
     assert scores["fid"] > 50 * results["floor"]["fid"]
     assert scores["kid"] > 1
     assert scores["recall"] < 0.2 and scores["coverage"] < 0.2
@@ -178,7 +191,7 @@ def test_an_untrained_run_keeps_what_train_wrote(command, tmp_path):
     assert (run / runs.REPORT).exists()
 
 
-def test_an_export_scores_as_the_images_that_it_makes(command, place, tmp_path):
+def test_an_export_scores_as_the_images_that_it_makes(command, place, tmp_path, mnist):
     version = export.export_run(make_run(tmp_path / "runs", "cdcgan"), tmp_path / "exports")
     command(f"--saved_model={version.parent}", f"--num={COUNT}", "--seed=3", f"--output={tmp_path}")
     of_export = samples_in(tmp_path)
@@ -186,10 +199,11 @@ def test_an_export_scores_as_the_images_that_it_makes(command, place, tmp_path):
     assert of_export["scores"]["label_accuracy"] == pytest.approx(0.1, abs=0.1)
 
     file = tmp_path / "samples.npz"
-    flags = [f"--saved_model={version}", f"--num={COUNT}", "--seed=3", f"--output={file}"]
+    labels = ",".join(map(str, protocol.draw_labels(mnist.train.labels, COUNT, 3)))
+    flags = [f"--saved_model={version}", f"--labels={labels}", "--seed=3", f"--output={file}"]
     generate.main(generate.parser().parse_args(flags))
     # A damaged file in the cache is written anew.
-    (kept,) = (place / protocol.CACHE).glob(f"mnist-28x1-*-{COUNT}-*.npz")
+    (kept,) = (place / protocol.CACHE).glob(f"mnist-mnist-28x1-*-{COUNT}-*.npz")
     size = kept.stat().st_size
     kept.write_bytes(kept.read_bytes()[:1000])
     command(f"--images={file}", f"--output={tmp_path}")
@@ -217,10 +231,11 @@ def evaluated_run(root, name, seed, fid, **sizes):
         "generated": protocol.NUM,
         "real": 10_000,
         "pixel_range": "uint8 in [0, 255]",
-        "classifier": "mnist-28x1-v1 (0)",
+        "features": "mnist-28x1-v1 (0)",
         "seed": 0,
         "scores": {"fid": fid, "small_batch_score": 8.0},  # as in files of older versions
         "floor": {"fid": 0.25, "small_batch_score": 8.5},
+        "second": {"features": "random (0)", "scores": {"fid": 2 * fid}, "floor": {"fid": 0.5}},
     }
     runs.add_metrics(run, samples=results)
     runs.write_rows(run / runs.LOG, [{"epoch": i, "seconds": 10.0 * i} for i in (1, 2)])
@@ -242,22 +257,25 @@ def test_runs_side_by_side(command, tmp_path, capsys):
     assert rows["seeds"][:3] == ["0, 1, 2", "0", "0"]
     # The standard error of 8, 9, 10 is 1 / sqrt(3).
     assert rows["Frechet distance (FID)"] == ["9 ± 0.58", "3.5", "2.5", "0.25", "lower"]
+    second = rows["Frechet distance (FID), second"]
+    assert second == ["18 ± 1.2", "7", "5", "0.5", "lower"]
+    assert "features mnist-28x1-v1 (0), second random (0)." in table
     assert rows["training, s"][1] == "20"
     assert rows["evaluations, s"][1] == "1.5"
-    assert len(rows) == 6
+    assert len(rows) == 7
     Image.open(tmp_path / "out" / comparison.PICTURE).verify()
 
 
 @pytest.mark.parametrize(
-    ("seeds", "classifier", "message"),
+    ("seeds", "features", "message"),
     [
-        ((0, 1), "another", "classifier: expected the same in all runs; received .*another"),
+        ((0, 1), "another", "features: expected the same in all runs; received .*another"),
         ((3, 3), "mnist-28x1-v1 (0)", "a different seed in every run; .*both with seed 3"),
     ],
 )
-def test_runs_that_are_not_comparable_are_refused(seeds, classifier, message, command, tmp_path):
+def test_runs_that_are_not_comparable_are_refused(seeds, features, message, command, tmp_path):
     made = [evaluated_run(tmp_path, "gan", seed, 8.0) for seed in seeds]
-    runs.add_metrics(made[1], samples=samples_in(made[1]) | {"classifier": classifier})
+    runs.add_metrics(made[1], samples=samples_in(made[1]) | {"features": features})
     with pytest.raises(UserError, match=message):
         command("--run", *made)
 
@@ -294,11 +312,7 @@ ZEROS = np.zeros((MIN_IMAGES, 28, 28), np.uint8)
     [
         (ZEROS[1:], None, "samples: expected at least 1,000 images; received 999"),
         (ZEROS[:, :, :20], None, "square images; received 20 x 28"),
-        (
-            np.zeros((MIN_IMAGES, 32, 32, 3), np.uint8),
-            None,
-            "no classifier for mnist at 32x32x3.*train_classifier --dataset=mnist --image_size=32",
-        ),
+        (np.zeros((MIN_IMAGES, 32, 32, 3), np.uint8), None, "not known of which .*Give --dataset"),
         (ZEROS, np.zeros(5, int), r"1000 labels; received shape \(5,\)"),
         (ZEROS, np.zeros(MIN_IMAGES), "mnist: .*integers; received .*float64"),
         (ZEROS, np.full(MIN_IMAGES, 10), r"mnist: expected labels 0\.\.9; received 10\.\.10"),
@@ -331,5 +345,5 @@ def test_an_export_without_a_data_set_in_its_card(command, tmp_path):
     described = json.loads((version / card.CARD).read_text())
     del described["config"]
     (version / card.CARD).write_text(json.dumps(described))
-    with pytest.raises(UserError, match="names no data set. Give --dataset"):
+    with pytest.raises(UserError, match="not known of which data set. Give --dataset"):
         command(f"--saved_model={version}", f"--num={MIN_IMAGES}")

@@ -12,6 +12,7 @@ import tensorflow as tf
 from PIL import Image
 
 from tfgan_mnist import data, evaluate, models, runs, train
+from tfgan_mnist.config import resolve
 from tfgan_mnist.data import order
 from tfgan_mnist.errors import UserError
 from tfgan_mnist.evaluation import metrics, protocol
@@ -97,7 +98,8 @@ def test_every_evaluation_is_written_and_printed(run_train, capsys, tmp_path):
         assert 0 < float(row["fid"]) < 1000
         assert 0 <= float(row["jsd_bound"]) <= math.log(2)
         assert float(row["label_accuracy"]) == pytest.approx(0.1, abs=0.1)
-        assert sum(float(row[f"class_{k}"]) for k in range(10)) == MIN_IMAGES
+        assert sum(float(row[f"class_{k}"]) for k in range(10)) == protocol.MIN_SAMPLES
+        assert float(row["kid"]) > 0  # stated where images are few
     # Seconds of training are in the log, those of evaluations here.
     assert "fid" not in read(run / runs.LOG)[0]
     output = capsys.readouterr().out
@@ -106,6 +108,8 @@ def test_every_evaluation_is_written_and_printed(run_train, capsys, tmp_path):
     with Image.open(run / runs.CURVES) as picture:
         assert picture.size == (1200, 900)
 
+    assert "Samples are evaluated by the features mnist-28x1-v1 (" in output
+
     # The final report on the test images equals that of the evaluate command.
     report = runs.read_metrics(run)
     assert 0 <= report["test"]["jsd_bound"] <= math.log(2)
@@ -113,6 +117,7 @@ def test_every_evaluation_is_written_and_printed(run_train, capsys, tmp_path):
     evaluate.main(evaluate.parser().parse_args(flags))
     again = runs.read_metrics(tmp_path / "again")["samples"]
     assert again.pop("seconds") >= 0
+    assert again.pop("second")["features"].startswith("random-28x1-v1")
     assert again == {key: value for key, value in report["samples"].items() if key != "seconds"}
     assert report["samples"]["split"] == "test"
     assert report["samples"]["generated"] == protocol.MIN_SAMPLES
@@ -150,12 +155,27 @@ def test_evaluations_change_nothing_in_training(run_train):
 
 
 def test_too_few_images_are_not_evaluated(run_train, mnist, monkeypatch, capsys):
-    few = mnist._replace(test=data.Split(*(part[:100] for part in mnist.test)))
+    few = mnist._replace(test=data.Split(*(part[:99] for part in mnist.test)))
     monkeypatch.setattr(data, "load", lambda *arguments: few)
     run = run_train(epochs=1)
-    assert "Samples are not evaluated: that takes 250 images, not 100" in capsys.readouterr().out
+    reason = "mnist, the smaller split: expected at least 100 images to compare samples with"
+    assert f"Samples are not evaluated: {reason}; received 99" in capsys.readouterr().out
     assert not (run / runs.EVALUATIONS).exists()
     assert (run / runs.EXPORTED).exists()
+    # Without evaluations nothing is scored, and so no classifier is made.
+    asked = resolve({"epochs_per_evaluation": 0})
+    assert evaluation_callback.find_extractor(few, asked) is None
+    assert capsys.readouterr().out == ""
+
+
+def test_labels_are_as_frequent_as_in_the_data():
+    labels = protocol.draw_labels(np.repeat([0, 2], [300, 100]), 1000, seed=0)
+    counts = np.bincount(labels)
+    assert counts[1] == 0 and counts.sum() == 1000
+    assert counts[0] == pytest.approx(750, abs=60)
+    np.testing.assert_array_equal(
+        labels, protocol.draw_labels(np.repeat([0, 2], [300, 100]), 1000, seed=0)
+    )
 
 
 def test_held_out_images_are_not_trained_on(mnist):
@@ -167,7 +187,7 @@ def test_held_out_images_are_not_trained_on(mnist):
     assert np.bincount(held_out.labels).min() > 350  # of each digit
     again = order.hold_out(mnist.train, 5000)[1]
     np.testing.assert_array_equal(again.images, held_out.images)
-    assert evaluation_callback.num_held_out(600) == 0
+    assert evaluation_callback.num_held_out(399) == 0
 
 
 # --- Diagnostics ----------------------------------------------------------------------------------

@@ -31,11 +31,11 @@ def finished(tmp_path, monkeypatch):
     """Exports a run of a given FID, or of none, as `train` does; returns the version's path."""
     monkeypatch.setattr(finish.saved_model, "export", publish)
 
-    def finish_run(fid, dataset="mnist"):
+    def finish_run(fid, dataset="mnist", features="mnist-28x1-v1 (1)"):
         settings = config.resolve({"export_root": str(tmp_path / "public"), "dataset": dataset})
         run = runs.create(tmp_path / "runs", settings, FACTS)
         if fid is not None:
-            runs.add_metrics(run, samples={"scores": {"fid": fid}})
+            runs.add_metrics(run, samples={"scores": {"fid": fid}, "features": features})
         finish.export_model(run, None, settings, resumed=False)
         return run, (run / runs.EXPORTED).read_text()
 
@@ -49,12 +49,16 @@ def test_a_try_out_does_not_hide_a_better_version(finished, tmp_path, capsys):
     for worse in (3.7, 545.0, None):  # 3.7 is less than twice 1.9; a try-out; without evaluations
         run, exported = finished(worse)
         assert exported == str(run / "export" / "dcgan" / "1")
-    message = "version 1 (FID 1 on mnist) is better than this run (FID not known)"
+    message = "version 1 (FID 1 on mnist by mnist-28x1-v1) is better than this run (FID not known)"
     assert message in capsys.readouterr().out
     run, exported = finished(0.5, dataset="fashion_mnist")
     assert exported == str(run / "export" / "dcgan" / "1")
-    assert "version 2 is of other data (FID 1.9 on mnist)" in capsys.readouterr().out
+    assert (
+        "version 2 is of other data (FID 1.9 on mnist by mnist-28x1-v1)" in capsys.readouterr().out
+    )
     assert finished(0.9)[1] == str(public / "3")
+    # FIDs of other features do not compare.
+    assert finished(50.0, features="mnist-28x1-v1 (2)")[1] == str(public / "4")
 
 
 def test_commands_say_which_export_they_took(exports, tmp_path, capsys):
@@ -62,7 +66,7 @@ def test_commands_say_which_export_they_took(exports, tmp_path, capsys):
     shutil.copytree(exports / "dcgan" / "1", public / "7")
     flags_ = [f"--saved_model={public}", "--num=1", f"--output={tmp_path}/a.png"]
     generate.main(generate.parser().parse_args(flags_))
-    assert "of export dcgan/7 (FID 1.17 on mnist) to" in capsys.readouterr().out
+    assert "of export dcgan/7 (FID 1.17 on mnist by mnist-28x1-v1) to" in capsys.readouterr().out
 
 
 class Terminal(io.StringIO):
@@ -147,7 +151,7 @@ def test_warnings_are_plain(run_python):
 def test_a_figure_below_real_images_is_explained(fid):
     scores = {"fid": fid}
     results = dict.fromkeys(("source", "split", "dataset", "seed", "seconds", "pixel_range"), "x")
-    results |= {"generated": 1000, "real": 1000, "classifier": "c", "nearest_of": 9}
+    results |= {"generated": 1000, "real": 1000, "features": "c", "nearest_of": 9}
     results |= {"class_histogram": [1] * 10, "real_class_histogram": [1] * 10}
     text = report.describe(results | {"scores": scores, "floor": {"fid": 0.5}})
     assert ("does not mean that samples are better" in text) == (fid < 0.5)

@@ -19,6 +19,7 @@ from tfgan_mnist import (
 )
 from tfgan_mnist.config import resolve
 from tfgan_mnist.errors import UserError
+from tfgan_mnist.evaluation import protocol
 from tfgan_mnist.training import checkpoints
 
 
@@ -58,8 +59,9 @@ def test_scores_of_a_model_and_of_images_beside_real_ones(digits, tmp_path, monk
     assert real["label_accuracy"].samples > 0.99
     model = tiny("cdcgan", shape=(28, 28, 1), classes=10)
     of_model = score(model, digits, num=1000)
-    images = model.sample(model.latents(1000), np.arange(1000) % 10)
-    of_images = score(images, digits, labels=np.arange(1000) % 10)
+    labels = protocol.draw_labels(digits.train.labels, 1000, seed=0)  # as frequent as in the data
+    images = model.sample(model.latents(1000), labels)
+    of_images = score(images, digits, labels=labels)
     assert of_model == of_images
     assert of_model["fid"].samples > 100 * of_model["fid"].real
     with pytest.raises(UserError, match="at least 1,000 images; received 10"):

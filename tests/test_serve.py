@@ -139,7 +139,8 @@ def test_the_command(tmp_path, exports):
             url = f"http://127.0.0.1:{port}"
             fids = {"cdcgan": 0.562, "dcgan": 1.17, "gan": 4.82}  # of the cards
             assert lines == f"page: {url}/\n" + "".join(
-                f"model: {name}, version 1 (FID {fid} on mnist), {url}/v1/models/{name}\n"
+                f"model: {name}, version 1 (FID {fid} on mnist by mnist-28x1-v1), "
+                f"{url}/v1/models/{name}\n"
                 for name, fid in fids.items()
             )
             for address in re.findall(r"http\S+", lines):

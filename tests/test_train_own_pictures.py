@@ -2,6 +2,7 @@
 
 import csv
 import json
+import re
 import shutil
 
 import numpy as np
@@ -10,7 +11,7 @@ from PIL import Image
 
 from tfgan_mnist import evaluate, generate, runs, train, train_classifier
 from tfgan_mnist.errors import UserError
-from tfgan_mnist.evaluation import protocol
+from tfgan_mnist.evaluation import classifier_training, protocol
 from tfgan_mnist.training import evaluation_callback
 
 
@@ -54,7 +55,8 @@ def test_from_a_folder_to_an_export(tmp_path, run_train, capsys, monkeypatch):
     output = capsys.readouterr().out
     assert "batch_size: " in output
     assert "instead of 32" in output
-    assert "Samples are not evaluated: that takes 250 images" in output
+    too_few = "pets, the smaller split: expected at least 100 images .*; received 3"
+    assert re.search(f"Samples are not evaluated: {too_few}", output)
     config, facts = runs.read(run)
     assert config.dataset == str(root)
     assert (config.image_size, config.channels) == (28, 3)
@@ -77,7 +79,7 @@ def test_from_a_folder_to_an_export(tmp_path, run_train, capsys, monkeypatch):
         assert np.load(tmp_path / "a.npz")["labels"].tolist() == [1, 0, 1]
     with pytest.raises(UserError, match="--labels: expected classes of cat, dog; received 'cow'"):
         command(generate, f"--run={run}", "--labels=cow")
-    with pytest.raises(UserError, match="no classifier for .*pets.*train_classifier --dataset"):
+    with pytest.raises(UserError, match=too_few):
         command(evaluate, f"--run={run}")
 
     # The run goes on where the pictures are elsewhere, and not where they are others.
@@ -96,57 +98,98 @@ def test_from_a_folder_to_an_export(tmp_path, run_train, capsys, monkeypatch):
         )
 
 
-def test_pictures_without_labels(tmp_path, run_train, capsys):
-    np.save(tmp_path / "some.npy", np.random.default_rng(0).integers(0, 256, (40, 8, 8), np.uint8))
-    with pytest.raises(UserError, match="cdcgan: expected pictures with labels: .* has none"):
-        run_train(f"--dataset={tmp_path / 'some.npy'}")
-    assert not (tmp_path / "runs").exists()
-    run = run_train(f"--dataset={tmp_path / 'some.npy'}", "--image_size=10", model="dcgan")
-    output = capsys.readouterr().out
-    assert "pictures with labels" in output
-    assert "image_size: 8 instead of 10, as the networks of dcgan need a multiple of 4" in output
-    assert runs.read(run)[0].image_size == 8
-    version = tmp_path / "saved_models" / "dcgan" / "1"
-    for source in f"--run={run}", f"--saved_model={version}":
-        with pytest.raises(UserError, match=r"cannot be scored.* some\.npy has no labels"):
-            command(evaluate, source)
-    with pytest.raises(UserError, match="expected pictures of 2 classes or more"):
-        command(
-            train_classifier,
-            f"--dataset={tmp_path / 'some.npy'}",
-            f"--data_dir={tmp_path / 'data'}",
-        )
-
-
-def test_few_pictures_are_scored_with_what_there_is(tmp_path, run_train, capsys, monkeypatch):
-    monkeypatch.setattr(protocol, "NUM", protocol.MIN_SAMPLES)
-    random = np.random.default_rng(0)
-    labels = random.integers(0, 2, 2100)
-    images = random.integers(0, 100, (2100, 8, 8), np.uint8) + 120 * labels[:, None, None]
-    names = np.array(["dark", "bright"])[labels]
-    np.savez(tmp_path / "some.npz", images=images.astype(np.uint8), labels=names)
-    place = f"--dataset={tmp_path / 'some.npz'}", f"--data_dir={tmp_path / 'data'}"
-    command(train_classifier, *place)
-    run = run_train(*place[:1])
+def read_evaluations(run):
     with open(run / runs.EVALUATIONS, newline="") as stream:
-        (row,) = csv.DictReader(stream)
-    assert float(row["fid"]) > 0
+        return list(csv.DictReader(stream))
+
+
+@pytest.fixture
+def few_samples(monkeypatch):
+    monkeypatch.setattr(protocol, "NUM", protocol.MIN_SAMPLES)
+
+
+def test_pictures_without_labels(tmp_path, run_train, few_samples, capsys):
+    """They are scored by random features, with what needs no classes."""
+    file = tmp_path / "some.npy"
+    np.save(file, np.random.default_rng(0).integers(0, 256, (900, 8, 8), np.uint8))
+    with pytest.raises(UserError, match="cdcgan: expected pictures with labels: .* has none"):
+        run_train(f"--dataset={file}")
+    assert not (tmp_path / "runs").exists()
+    run = run_train(f"--dataset={file}", "--image_size=10", model="dcgan")
+    assert runs.read(run)[0].image_size == 8
+    (row,) = read_evaluations(run)
+    assert float(row["fid"]) > 1
+    assert float(row["kid"]) > 0.1
+    assert not any("class" in key for key in row)
+    results = runs.read_metrics(run)["samples"]
+    assert {"fid", "kid", "precision", "recall", "nearest_training_image"} <= set(results["scores"])
+    assert not {"classifier_score", "classes_covered", "label_accuracy"} & set(results["scores"])
+    assert results["features"].startswith("random-8x1-v1 (")
+    assert runs.read_metrics(run)["evaluations"] == {"features": results["features"]}
     output = capsys.readouterr().out
+    assert f"evaluated by the features {results['features']}, during training" in output
+    assert "image_size: 8 instead of 10, as the networks of dcgan need a multiple of 4" in output
+    assert f"Exported: {tmp_path / 'saved_models' / 'dcgan' / '1'}" in output
+    # The other command prints the same, and an export tells both numbers and the features.
+    command(evaluate, f"--run={run}", f"--num={protocol.NUM}")
+    assert runs.read_metrics(run)["samples"]["scores"] == results["scores"]
+    command(generate, f"--saved_model={tmp_path / 'saved_models' / 'dcgan'}", "--num=2")
+    assert re.search(r"FID \S+, KID \S+ on some.npy by random-8x1-v1", capsys.readouterr().out)
+    with pytest.raises(UserError, match="expected pictures of 2 classes or more"):
+        command(train_classifier, f"--dataset={file}", f"--data_dir={tmp_path / 'data'}")
+
+
+def save_shades(file, names):
+    """Pictures of as many shades of gray as there are names."""
+    random = np.random.default_rng(0)
+    kinds = random.integers(0, len(names), 1200)
+    images = random.integers(0, 60, (1200, 8, 8)) + 60 * kinds[:, None, None]
+    np.savez(file, images=images.astype(np.uint8), labels=np.array(names)[kinds])
+
+
+def test_the_first_run_makes_the_classifier(tmp_path, run_train, few_samples, capsys):
+    file = tmp_path / "some.npz"
+    save_shades(file, ["dark", "bright"])
+    run = run_train(f"--dataset={file}")
+    (row,) = read_evaluations(run)
+    assert float(row["fid"]) > 0
+    assert float(row["kid"]) > 0
+    output = capsys.readouterr()
+    assert "Training the classifier of some.npz, " in output.err
+    assert "at most 5 minutes on 2 cores" in output.err
     results = runs.read_metrics(run)["samples"]
     assert results["class_names"] == ["bright", "dark"]
     assert results["split"] == "held-out"
-    (line,) = [line for line in output.splitlines() if line.startswith("class  ")]
+    assert results["floor"]["label_accuracy"] == 1
+    (line,) = [line for line in output.out.splitlines() if line.startswith("class  ")]
     assert line.split() == ["class", "bright", "dark"]
+    (folder,) = (tmp_path / "data" / "tfgan_mnist_classifiers").glob("[!.]*")
+    # Figures of other features are not mixed.
+    shutil.rmtree(folder)
+    flags = f"--data_dir={tmp_path / 'data'}", f"--dataset={file}", "--seed=1"
+    command(train_classifier, *flags)
+    with pytest.raises(UserError, match=r"evaluations.csv: its figures are of the features some"):
+        run_train(f"--resume={run}", "--epochs=2")
 
-    # A class more, and the classifier no longer fits.
-    names[:50] = "red"
-    np.savez(tmp_path / "some.npz", images=images.astype(np.uint8), labels=names)
-    run_train(*place[:1])
-    assert "has 3 classes now, and its classifier" in capsys.readouterr().out
+
+def test_an_interrupted_classifier_leaves_nothing(tmp_path, run_train, monkeypatch):
+    """And no run folder: the same command begins again."""
+    file = tmp_path / "some.npz"
+    save_shades(file, ["dark", "bright"])
+
+    def interrupt(*arguments):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(classifier_training, "augment", interrupt)
+    with pytest.raises(KeyboardInterrupt):
+        run_train(f"--dataset={file}")
+    assert not (tmp_path / "runs").exists()
+    folder = tmp_path / "data" / "tfgan_mnist_classifiers"
+    assert [path.name for path in folder.iterdir()] == [".lock"]
 
 
 @pytest.mark.parametrize(
-    ("images", "held_out"), [(999, 0), (1000, 250), (3600, 300), (60_000, 5000), (10**6, 5000)]
+    ("images", "held_out"), [(399, 0), (400, 100), (3600, 300), (60_000, 5000), (10**6, 5000)]
 )
 def test_how_many_are_held_out_for_evaluations(images, held_out):
     assert evaluation_callback.num_held_out(images) == held_out

@@ -6,7 +6,7 @@ COMMANDS = {
     "evaluate": "compare samples with real images",
     "export": "export a run, or convert an export to ONNX or LiteRT",
     "serve": "serve exports, and a page that draws digits",
-    "train_classifier": "make the classifier that `evaluate` needs for another data set",
+    "train_classifier": "make the classifier of another data set, as the first `train` does",
 }
 
 if __name__ == "__main__":

@@ -5,13 +5,16 @@ Samples:
   --run RUN RUN ...   the same for each run, and a table that compares the runs
   --saved_model=DIR   --num samples of an export
   --images=PATH       an .npz file (with `labels` if known) or pictures; --num: a random choice
-  Conditional models make equally many samples of each class.
+  Conditional models make samples of classes as frequent as in the data.
 
 Method:
-  A classifier of the data set turns samples and test images into features and classes for the
-  metrics, which metrics.py and neighbours.py define. "Real" is the real-data baseline: the same
-  metric on as many training images, or on the test images for label accuracy and the nearest
-  training image. Nearly all metrics depend on the number of samples: compare equal numbers only.
+  A classifier of the data set, made here where there is none, turns samples and test images into
+  features and classes for the metrics, which metrics.py and neighbours.py define. Without labels or
+  with few images the features are those of fixed random convolutions, whose scores stand beside
+  those of a classifier otherwise: no recipe was chosen by them. "Real" is the real-data
+  baseline: the same metric on as many training images, or on the test images for label accuracy and
+  the nearest training image. Nearly all metrics depend on the number of samples and on the
+  features: compare equal ones only.
 
 Output:
   A table; metrics.json (under "samples") and report.png in --output. The default is the run's
@@ -36,14 +39,14 @@ from tfgan_mnist.exports import card, versions
 
 
 class Samples(NamedTuple):
-    """Samples to evaluate. `make` generates them, and is called after all other checks."""
+    """Samples to evaluate. `make` generates them, for a data set, after all other checks."""
 
     name: str
     dataset: str
     data_dir: str  # empty: TFDS's usual place
     image_shape: tuple[int, int, int]
-    make: Callable[[], tuple[np.ndarray, np.ndarray | None]]  # uint8 (N, H, W, C), integers (N,)
-    labelled: bool = True  # the data set
+    # Images uint8 (N, H, W, C), and labels, integers (N,).
+    make: Callable[[data.ImageData], tuple[np.ndarray, np.ndarray | None]]
     reading: tuple[str, bool] = ("white", False)  # `background` and `skip_broken` of `data.load`
 
 
@@ -56,8 +59,7 @@ def of_run(run: Path, num: int | None, seed: int) -> Samples:
         config.dataset,
         config.data_dir,
         facts.image_shape,
-        lambda: _generate(source, num, seed),
-        facts.num_classes > 0,
+        functools.partial(_generate, source, num, seed),
         (config.background, config.skip_broken),
     )
 
@@ -72,9 +74,8 @@ def of_saved_model(path: Path, num: int | None, seed: int) -> Samples:
         description.get("config", {}).get("dataset", ""),
         tuple(description["image_shape"]),
     )
-    labelled = description.get("data", {}).get("num_classes") != 0
     make = functools.partial(_generate, source, num, seed)
-    return Samples(source.name, dataset, "", shape, make, labelled)
+    return Samples(source.name, dataset, "", shape, make)
 
 
 def of_images(path: Path, num: int | None, seed: int) -> Samples:
@@ -96,11 +97,15 @@ def of_images(path: Path, num: int | None, seed: int) -> Samples:
             raise UserError(f"--num: expected at most {count:,}, the images of {path}")
         chosen = np.random.default_rng(seed).choice(count, num, replace=False)
         pixels, labels = pixels[chosen], None if labels is None else labels[chosen]
-    return Samples(f"images {path.name}", "mnist", "", pixels.shape[1:], lambda: (pixels, labels))
+    dataset = "mnist" if pixels.shape[1:] == (28, 28, 1) else ""
+    return Samples(f"images {path.name}", dataset, "", pixels.shape[1:], lambda _: (pixels, labels))
 
 
-def _generate(source: generate.Source, num: int | None, seed: int):
-    plan = generate.independent(source, num or protocol.NUM, None, seed, generate.MAX_IMAGES)
+def _generate(source: generate.Source, num: int | None, seed: int, data_set: data.ImageData):
+    num, labels = num or protocol.NUM, None
+    if source.num_classes and source.num_classes == data_set.num_classes:
+        labels = protocol.draw_labels(data_set.train.labels, num, seed).tolist()
+    plan = generate.independent(source, num, labels, seed, generate.MAX_IMAGES)
     return generate.draw(source, plan), plan.labels
 
 
@@ -108,32 +113,28 @@ def evaluate(samples: Samples, output: Path | None, flags) -> dict[str, Any]:
     """Prints the table, writes metrics.json and report.png to `output`, and returns the results."""
     dataset, data_dir = flags.dataset or samples.dataset, flags.data_dir or samples.data_dir
     if not dataset:
-        raise UserError(f"{samples.name}: its model card names no data set. Give --dataset.")
-    if not flags.dataset and not samples.labelled:
-        raise UserError(
-            f"{samples.name}: cannot be scored. All metrics take a classifier of the data set, and "
-            f"{data.short_name(dataset)} has no labels to train one on."
-        )
+        raise UserError(f"{samples.name}: it is not known of which data set. Give --dataset.")
     cli.start_tensorflow()
-    from tfgan_mnist.evaluation import classifier
+    from tfgan_mnist.evaluation import choice
+    from tfgan_mnist.evaluation.random_features import RandomFeatures
 
     # First what may fail at once.
-    dataset = data.canonical(dataset)
     if output:
         output.mkdir(parents=True, exist_ok=True)
         runs.read_metrics(output)
     size, _, channels = samples.image_shape
-    network = classifier.load(dataset, samples.image_shape, data_dir)
-    pixels, labels = samples.make()
+    data_set = data.load(dataset, data_dir or None, None, size, channels, *samples.reading)
+    protocol.check_real(data_set)
+    extractor = choice.find(data_set, data_dir)
     found = protocol.evaluate(
-        network,
-        data.load(dataset, data_dir or None, None, size, channels, *samples.reading),
-        pixels,
-        labels,
+        extractor,
+        data_set,
+        *samples.make(data_set),
         source=samples.name,
         seed=flags.seed,
         data_dir=data_dir,
         with_gan_train=flags.gan_train,
+        second=RandomFeatures(data_set) if extractor.num_classes else None,
     )
     print(report.describe(found.results))
     if output:
@@ -172,7 +173,8 @@ def _known_results(run: Path, flags) -> dict[str, Any] | None:
         return None
     scores = results["scores"]
     lacks_gan_train = "label_accuracy" in scores and "gan_train_accuracy" not in scores
-    return None if flags.gan_train and lacks_gan_train else results
+    lacks_second = bool(results.get("class_histogram")) and "second" not in results
+    return None if lacks_second or (flags.gan_train and lacks_gan_train) else results
 
 
 def main(flags) -> None:

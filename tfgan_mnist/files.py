@@ -128,6 +128,23 @@ def locked(folder: Path, wait: bool) -> Iterator[None]:
         yield
 
 
+@contextlib.contextmanager
+def alone(folder: Path) -> Iterator[None]:
+    """Makes a folder below the data folder, waits for other commands in it, clears up after killed.
+
+    Raises:
+      UserError: it cannot be written.
+    """
+    with contextlib.ExitStack() as stack:
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+            stack.enter_context(locked(folder, wait=True))
+        except OSError as error:
+            raise not_writable(folder, error) from error
+        remove_partial(folder)
+        yield
+
+
 def remove(folder: str | os.PathLike) -> None:
     """Removes a folder so that nobody, not even after a kill, finds a part of it.
 

@@ -12,8 +12,7 @@ from PIL import Image
 
 from tfgan_mnist import data
 from tfgan_mnist.data import pictures, pixels
-from tfgan_mnist.evaluation import classifier as classifiers
-from tfgan_mnist.evaluation import protocol
+from tfgan_mnist.evaluation import choice, protocol
 from tfgan_mnist.models import inputs
 from tfgan_mnist.models.gan import GAN
 from tfgan_mnist.training import callbacks, checkpoints, evaluation_callback
@@ -34,18 +33,17 @@ class Evaluation(evaluation_callback.Evaluation):
     It compares samples with test images. Do not choose by it what you will report on them.
 
     Args:
-      data_set: of `data.load`; needs a classifier, which the package has for MNIST.
+      data_set: of `data.load`; its classifier is made where there is none (`choice.find`).
       every: epochs from one evaluation to the next.
       num: test images, and samples.
-      data_dir: where `train_classifier` wrote the classifier. Default: as of `data.load`.
+      data_dir: where the classifier is kept. Default: as of `data.load`.
     """
 
     def __init__(
         self, data_set: data.ImageData, every: int = 1, num: int = 5000, data_dir: str = ""
     ):
-        classifier = classifiers.load(data_set.key, data_set.image_shape, data_dir)
         real = data.Split(*(part[:num] for part in data_set.test))
-        super().__init__(classifier, real, every)
+        super().__init__(choice.find(data_set, data_dir), real, every)
 
 
 def load_model(path: str | Path, custom_objects: dict | None = None) -> GAN:
@@ -99,21 +97,21 @@ def score(
 
     Args:
       samples: a model, or images (N, H, W, C), float in [-1, 1] or uint8; N >= 1000.
-      data_set: of `data.load`; needs a classifier, which the package has for MNIST.
+      data_set: of `data.load`; its classifier is made where there is none (`choice.find`).
       labels: (N,) integers of conditional samples, where images are given.
       num: how many samples to draw with a model.
       seed: of their latents.
-      data_dir: where `train_classifier` wrote the classifier. Default: as of `data.load`.
+      data_dir: where the classifier is kept. Default: as of `data.load`.
 
     Raises:
-      UserError: too few samples, or no classifier for the data set.
+      UserError: too few samples or real images.
       ValueError: images that are not in [-1, 1], or in 0..255 as integers.
     """
-    classifier = classifiers.load(data_set.key, data_set.image_shape, data_dir)
+    extractor = choice.find(data_set, data_dir)
     if isinstance(samples, GAN):
-        samples, labels = evaluation_callback.draw(samples, num, seed)
+        samples, labels = evaluation_callback.draw(samples, num, seed, data_set.train.labels)
     found = protocol.evaluate(
-        classifier,
+        extractor,
         data_set,
         _as_pixels(samples),
         labels,

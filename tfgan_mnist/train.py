@@ -59,12 +59,12 @@ def train(
         # Resolve what the configuration leaves to the data and the machine.
         config = _resolve(config, facts, images, context)
 
-        # Open the run's folder, which only the chief has.
-        run = resume.open_run(run, saved, config, facts) if context.is_chief else None
-        classifier = evaluation = None
+        # Choose the features for scores, and open the run's folder: only the chief has either.
+        chief, evaluation = context.is_chief, None
+        extractor = evaluation_callback.find_extractor(image_data, config) if chief else None
+        run = resume.open_run(run, saved, config, facts) if chief else None
         if run:
             stack.enter_context(runs.locked(run))
-            classifier = evaluation_callback.find_classifier(image_data, config)
 
         # Build the model, and restore its state.
         model = fit.build_model(config, facts, context)
@@ -74,10 +74,10 @@ def train(
             return run
 
         # Train.
-        if run and classifier and len(held_out.images):
+        if run and extractor and len(held_out.images):
             when = config.epochs_per_evaluation, config.epochs
             evaluation = evaluation_callback.RunEvaluation(
-                run, classifier, held_out, *when, facts.class_names
+                run, extractor, held_out, *when, facts.class_names
             )
         fit.train_epochs(model, images, config, context, run, evaluation, facts.class_names)
 
@@ -87,7 +87,7 @@ def train(
         distribution.copy_from_chief(context, model.training_state())
         scores = finish.evaluate_discriminator(model, image_data.test)
         if run:
-            finish.write_report(run, model, image_data, scores, classifier, config.data_dir)
+            finish.write_report(run, model, image_data, scores, extractor, config.data_dir)
             finish.draw_pictures(run)
             finish.export_model(run, model, config, resumed=saved is not None)
     return run
@@ -129,13 +129,12 @@ def _load_data(config: Config, is_chief: bool) -> tuple["ImageData", runs.DataFa
 
 
 def _hold_out(image_data: "ImageData", config: Config) -> tuple["Split", "Split"]:
-    """The images to train on, and those of evaluations, which may lack a classifier."""
+    """The images to train on, and those of evaluations."""
     from tfgan_mnist.data import order
     from tfgan_mnist.training import evaluation_callback
 
     num = evaluation_callback.num_held_out(len(image_data.train.images))
-    evaluated = config.epochs_per_evaluation and image_data.num_classes
-    return order.hold_out(image_data.train, num if evaluated else 0)
+    return order.hold_out(image_data.train, num if config.epochs_per_evaluation else 0)
 
 
 def _resolve(

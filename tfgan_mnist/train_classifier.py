@@ -1,10 +1,9 @@
 """Trains the classifier for the metrics on the training images of a data set, and tests it.
 
-It is written to a folder where `evaluate` and `train` look. The package has one for MNIST.
+It is written to a folder where `evaluate` and `train` look, which train one themselves where there
+is none. The package has one for MNIST.
 """
 
-import datetime
-import time
 from pathlib import Path
 
 from tfgan_mnist import cli
@@ -20,56 +19,24 @@ def main(flags) -> None:
     if flags.image_size and not 8 <= flags.image_size <= MAX_PIXELS:
         raise UserError(f"--image_size: expected 8 to {MAX_PIXELS:,}; received {flags.image_size}")
     cli.start_tensorflow()
-    import tensorflow as tf
-
     from tfgan_mnist import data
-    from tfgan_mnist.evaluation import classifier, classifier_training, metrics
+    from tfgan_mnist.evaluation import classifier, classifier_training
 
     if flags.dataset == data.STACKED_MNIST:
         raise UserError(f"{flags.dataset} needs none: mnist's classifier is used for each channel")
-    dataset = data.canonical(flags.dataset)
     places = flags.data_dir or None, flags.manual_dir or None
     look = flags.image_size or None, flags.channels or None
-    images = data.load(dataset, *places, *look, flags.background, flags.skip_broken)
+    images = data.load(flags.dataset, *places, *look, flags.background, flags.skip_broken)
     if images.num_classes < 2:
         raise UserError(
             f"{flags.dataset}: expected pictures of 2 classes or more; received "
             f"{images.num_classes or 'pictures without labels'}"
         )
-    shape = images.image_shape
-    folder = Path(flags.output or classifier.folder_of(dataset, shape, flags.data_dir))
+    folder = classifier.folder_of(images.key, images.image_shape, flags.data_dir)
+    folder = Path(flags.output or folder)
     if folder.exists():
         raise UserError(f"{folder} exists; give a new folder with --output")
-
-    def log(step, steps, loss):
-        print(f"\rstep {step:,} of {steps:,}  loss {loss:.4f}", end="", flush=True)
-
-    start = time.monotonic()
-    trained = classifier_training.train(*images.train, images.num_classes, seed=flags.seed, log=log)
-    seconds = round(time.monotonic() - start)
-    _, logits = trained.features_and_logits(images.test.images)
-    accuracy = metrics.label_accuracy(logits, images.test.labels)
-    print(f"\n{accuracy:.2%} of {len(logits):,} test images right, after {seconds} s")
-
-    trained.about = {
-        "name": classifier.name_of(dataset, shape),
-        "dataset": data.short_name(dataset),
-        "image_shape": list(shape),
-        "num_classes": images.num_classes,
-        "train_images": len(images.train.images),
-        "test_images": len(logits),
-        "test_accuracy": round(accuracy, 4),
-        "seed": flags.seed,
-        "command": (
-            f"python -m tfgan_mnist.train_classifier --dataset={flags.dataset} "
-            f"--image_size={shape[0]} --channels={shape[2]} --seed={flags.seed}"
-        ),
-        "seconds": seconds,
-        "date": datetime.date.today().isoformat(),
-        "tensorflow": tf.__version__,
-    }
-    classifier.save(trained, folder)
-    print(f"Saved: {folder}")
+    classifier_training.make(images, folder, flags.seed)
 
 
 def parser() -> cli.Parser:

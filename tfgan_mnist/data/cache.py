@@ -59,7 +59,7 @@ def load(path: Path, data_dir: str | os.PathLike | None, asked: Asked) -> ImageD
     parent = files.data_folder(data_dir) / FOLDER / file_name(str(path))
     folder = parent / asked.name(state)
     if not folder.is_dir():
-        with _alone(parent):
+        with files.alone(parent):
             if not folder.is_dir():  # nobody else made it meanwhile
                 made = _prepare(path, [file.name for file in found], folder, asked)
                 # Who asks later for the size that was chosen finds it too.
@@ -69,19 +69,6 @@ def load(path: Path, data_dir: str | os.PathLike | None, asked: Asked) -> ImageD
                 if not other.name.startswith((state, ".")):  # the pictures changed
                     files.remove(other)
     return _read(path, folder)
-
-
-@contextlib.contextmanager
-def _alone(parent: Path) -> Iterator[None]:
-    """Waits for other commands that prepare these pictures, and clears up after killed ones."""
-    with contextlib.ExitStack() as stack:
-        try:
-            parent.mkdir(parents=True, exist_ok=True)
-            stack.enter_context(files.locked(parent, wait=True))
-        except OSError as error:
-            raise files.not_writable(parent, error) from error
-        files.remove_partial(parent)
-        yield
 
 
 def _prepare(path: Path, names: list[str], folder: Path, asked: Asked) -> Asked:

@@ -18,14 +18,14 @@ from pathlib import Path
 
 import keras
 import numpy as np
-import tensorflow as tf
 
 from tfgan_mnist import data, files
 from tfgan_mnist.data import pixels
 from tfgan_mnist.errors import UserError
+from tfgan_mnist.evaluation.extractor import Extractor
+from tfgan_mnist.models import layers
 
-# Increase it with any change to the network or its training: values are comparable within a
-# version only.
+# Increase it with any change to the network. Beside every value stands a digest of the weights.
 VERSION = "v1"
 
 SHIPPED = Path(__file__).parents[1] / "assets" / "classifier"
@@ -33,7 +33,6 @@ WEIGHTS = "weights.npz"
 ABOUT = "about.json"
 
 FEATURES = 128
-INFERENCE_BATCH_SIZE = 250  # its activations fit into a CPU's cache
 
 
 def network(image_shape: tuple[int, int, int], num_classes: int, seed: int) -> keras.Model:
@@ -48,7 +47,7 @@ def network(image_shape: tuple[int, int, int], num_classes: int, seed: int) -> k
 
     def normalised_relu(x):
         # Momentum 0.95: statistics of the last hundred steps, at a learning rate near zero.
-        x = keras.layers.BatchNormalization(momentum=0.95, **float32)(x)
+        x = layers.BatchNormalization(momentum=0.95, **float32)(x)
         return keras.layers.ReLU(**float32)(x)
 
     def convolution(x, filters, kernel, strides):
@@ -67,40 +66,30 @@ def network(image_shape: tuple[int, int, int], num_classes: int, seed: int) -> k
     return keras.Model(inputs, [features, logits], name="classifier")
 
 
-class Classifier:
+class Classifier(Extractor):
     """A trained network and its description."""
 
     def __init__(self, network: keras.Model, about: dict):
+        def infer(batch):
+            return network(pixels.to_float(batch), training=False)
+
+        super().__init__(infer, network.input_shape[1:], network.output_shape[1][-1])
         self.network = network
-        self.image_shape = network.input_shape[1:]  # (H, W, C)
-        self.num_classes = network.output_shape[1][-1]  # K
         self.about = about  # the contents of about.json
-        self._infer = tf.function(
-            lambda batch: network(pixels.to_float(batch), training=False),
-            input_signature=[tf.TensorSpec((None, *self.image_shape), tf.uint8)],
-            jit_compile=False,  # XLA's convolutions are several times slower on a CPU
-        )
 
     @property
-    def version(self) -> str:
-        """Name and weights, to state beside every value: "mnist-28x1-v1 (1a2b3c4d)"."""
-        return f"{self.about['name']} ({self.about.get('sha256', 'unsaved')[:8]})"
+    def name(self) -> str:
+        return self.about["name"]
 
-    def features_and_logits(self, batch: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """(N, H, W, C) uint8 in [0, 255] -> features (N, 128), logits (N, K), both float32.
+    @property
+    def digest(self) -> str:
+        return self.about.get("sha256", "unsaved")[:8]
 
-        Convert samples in [-1, 1] by `pixels.to_uint8` first, so that they are rounded to the same
-        256 values as real images. Raises ValueError for another shape or type.
-        """
-        if batch.dtype != np.uint8 or batch.shape[1:] != self.image_shape or not len(batch):
-            raise ValueError(
-                f"expected images of shape (N >= 1, {', '.join(map(str, self.image_shape))}) "
-                f"uint8; received {batch.shape} {batch.dtype}"
-            )
-        starts = range(0, len(batch), INFERENCE_BATCH_SIZE)
-        outputs = [self._infer(batch[i : i + INFERENCE_BATCH_SIZE]) for i in starts]
-        features, logits = zip(*outputs, strict=True)
-        return np.concatenate(features), np.concatenate(logits)
+    def fits(self, data_set: data.ImageData) -> bool:
+        """Whether its classes are those of the data set, which change with one's own pictures."""
+        names = list(data_set.class_names)
+        known = self.about.get("class_names", names)  # older ones lack the names
+        return (self.num_classes, known) == (data_set.num_classes, names)
 
 
 class ChannelwiseClassifier:
@@ -114,11 +103,8 @@ class ChannelwiseClassifier:
         self._gray = gray
         self.image_shape = (*gray.image_shape[:2], channels)
         self.num_classes = gray.num_classes**channels
-        self.about = {**gray.about, "channels": channels}
-
-    @property
-    def version(self) -> str:
-        return f"{self._gray.version} per channel"
+        self.name, self.digest = gray.name, gray.digest
+        self.version = f"{gray.version} per channel"
 
     def features_and_logits(self, batch: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """(N, H, W, C) uint8 -> features (N, C 128), logits (N, K^C), both float32."""

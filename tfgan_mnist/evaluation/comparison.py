@@ -15,11 +15,15 @@ PICTURE = "comparison.png"
 # Runs that differ in these only form one group.
 NOT_COMPARED = ("seed", *PLACES, "tensorboard")
 # These have to be equal for values to be comparable.
-PROTOCOL = ("dataset", "split", "generated", "real", "classifier")
+PROTOCOL = ("dataset", "split", "generated", "real", "features")
 SECONDS = (
     ("training_seconds", "training, s", "lower"),
     ("evaluation_seconds", "evaluations, s", "lower"),
 )
+
+
+# Scores by the second set of features, where runs have them.
+SECOND = tuple((f"second_{key}", f"{name}, second", better) for key, name, better in report.TABLE)
 
 
 class EvaluatedRun(NamedTuple):
@@ -49,6 +53,12 @@ def is_complete(results: Any) -> TypeGuard[dict[str, Any]]:
 def read(run: Path, results: dict[str, Any]) -> EvaluatedRun:
     """A run folder together with "samples" of its metrics.json."""
     config, _ = runs.read(run)
+    second = results.get("second", {})
+    results = results | {
+        table: results[table]
+        | {f"second_{key}": value for key, value in second.get(table, {}).items()}
+        for table in ("scores", "floor")
+    }
     return EvaluatedRun(run.resolve().name, config, results, *runs.read_history(run))
 
 
@@ -90,15 +100,16 @@ def describe(groups: Groups) -> str:
 
     seeds = [", ".join(str(run.config.seed) for run in members) for members in groups.values()]
     rows = [["metric", *groups, "real", "better"], ["seeds", *seeds, "", ""]]
-    for key, name, better in (*report.TABLE, *SECONDS):
+    for key, name, better in (*report.TABLE, *SECOND, *SECONDS):
         cells = [_cell([each.get(key) for each in members]) for members in values]
         if any(cells):
             rows.append([name, *cells, _cell([real.get(key)]), better])
     widths = [max(map(len, column)) for column in zip(*rows)]
     rows.insert(1, ["-" * width for width in widths])
+    second = f", second {first['second']['features']}" if "second" in first else ""
     lines = [
         f"{first['generated']:,} samples, {first['real']:,} {first['split']} images of "
-        f"{first['dataset']}, {first['pixel_range']}; classifier {first['classifier']}.",
+        f"{first['dataset']}, {first['pixel_range']}; features {first['features']}{second}.",
         f"Mean ± standard error over seeds. {report.REAL}",
         "",
     ]

@@ -13,12 +13,17 @@ MAX_CLASSES_DRAWN = 30
 
 
 def draw(
-    log: list[Row], evaluations: list[Row], path: Path, class_names: Sequence[str] = ()
+    log: list[Row],
+    evaluations: list[Row],
+    path: Path,
+    class_names: Sequence[str] = (),
+    features: str = "",
 ) -> None:
     """Draws the rows of log.csv and evaluations.csv over epochs, as a PNG.
 
     Losses, accuracies of the discriminator and gradient norms. With evaluations also FID, the bound
     on the Jensen-Shannon divergence, precision, recall, label accuracy and the class histogram.
+    `features` names what the scores read.
     """
     if not log:
         return
@@ -41,6 +46,7 @@ def draw(
     plot(panels[1, 0], log, ["d_gradient_norm", "g_gradient_norm"], "gradient norms")
     if evaluations:
         plot(panels[1, 1], evaluations, ["fid"], "FID (held-out images); JSD bound")
+        figure.suptitle(f"scores by the features {features}" if features else "")
         panels[1, 1].set_yscale("log")
         right = panels[1, 1].twinx()
         label = "JSD bound, nats (right)"
@@ -51,7 +57,9 @@ def draw(
         plot(panels[2, 0], evaluations, fractions, "samples, held-out images")
         panels[2, 0].set_ylim(0, 1.02)
         classes = [key for key in evaluations[-1] if key.startswith("class_")]
-        if len(classes) <= MAX_CLASSES_DRAWN:
+        if not classes:
+            panels[2, 1].set_axis_off()
+        elif len(classes) <= MAX_CLASSES_DRAWN:
             _draw_classes(panels[2, 1], evaluations, classes, class_names)
         else:
             plot(panels[2, 1], evaluations, ["classes_covered"], "classes covered")

@@ -9,7 +9,7 @@ import json
 import time
 import zipfile
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
@@ -19,23 +19,23 @@ from tfgan_mnist.evaluation import metrics, neighbours, report
 
 if TYPE_CHECKING:  # commands check their flags before they import TensorFlow
     from tfgan_mnist.data import ImageData
-    from tfgan_mnist.evaluation.classifier import AnyClassifier
+    from tfgan_mnist.evaluation.choice import AnyExtractor
 
 NUM = 10_000
 MIN_SAMPLES = 1000  # KID takes subsets of this size, and FID of fewer is mostly bias
-MIN_REAL = 250  # real images: about twice as many as the classifier has features
+MIN_REAL = 100  # real images in each split
 NEAREST = 1000  # samples whose nearest training image is searched for: 2 s for MNIST
 BASELINE_SEED = 0  # of the random choice of real images
 QUANTILES = (0.0, 0.01, 0.1, 0.5, 0.9, 0.99, 1.0)
 CACHE = "tfgan_mnist_references"
-CACHE_VERSION = 3  # increase it with any change to the metrics or to what is cached
+CACHE_VERSION = 4  # increase it with any change to the metrics or to what is cached
 
 
 class Reference(NamedTuple):
     """Features and classes of real images, and the real-data baseline."""
 
     manifold: neighbours.Manifold  # of features (M, d)
-    logits: np.ndarray  # float32 (M, K)
+    logits: np.ndarray  # float32 (M, K); K = 0: without classes
     # Empty unless a baseline was computed:
     baseline: dict[str, float]
     distances: np.ndarray  # float32 (NEAREST,), of some to their nearest training images
@@ -43,7 +43,7 @@ class Reference(NamedTuple):
     @property
     def histogram(self) -> np.ndarray:
         """int64 (K,), number of images of each predicted class."""
-        return _predicted_classes(self.logits)
+        return predicted_classes(self.logits)
 
 
 def check_num(what: str, num: int) -> None:
@@ -52,25 +52,24 @@ def check_num(what: str, num: int) -> None:
         raise UserError(f"{what}: expected at least {MIN_SAMPLES:,} images; received {num:,}")
 
 
-def check_real(classifier: "AnyClassifier", data_set: "ImageData") -> None:
-    """Raises UserError for too few images, or a classifier of other classes: pictures change."""
+def check_real(data_set: "ImageData") -> None:
+    """Raises UserError for too few images in a split."""
     fewest = min(len(data_set.train.images), len(data_set.test.images))
     if fewest < MIN_REAL:
         raise UserError(
             f"{data_set.name}, the smaller split: expected at least {MIN_REAL:,} images to compare "
             f"samples with; received {fewest:,}"
         )
-    if classifier.num_classes != data_set.num_classes:
-        raise UserError(
-            f"{data_set.name} has {data_set.num_classes} classes now, and its classifier "
-            f"{classifier.version} has {classifier.num_classes}. Train one anew with python -m "
-            "tfgan_mnist.train_classifier"
-        )
 
 
-def compute_reference(classifier: "AnyClassifier", images: np.ndarray) -> Reference:
+def draw_labels(real: np.ndarray, num: int, seed: int) -> np.ndarray:
+    """Labels (num,) for conditional samples, as frequent as among the real ones (N,)."""
+    return np.random.default_rng(seed).choice(real, num)
+
+
+def compute_reference(extractor: "AnyExtractor", images: np.ndarray) -> Reference:
     """Real images uint8 (M, H, W, C), M >= 6 -> a reference without a baseline."""
-    features, logits = classifier.features_and_logits(images)
+    features, logits = extractor.features_and_logits(images)
     return Reference(neighbours.manifold(features), logits, {}, np.zeros(0, np.float32))
 
 
@@ -78,27 +77,31 @@ def quick_scores(features: np.ndarray, logits: np.ndarray, real: Reference) -> d
     """The fast metrics of features (N, d) and logits (N, K); one second for 5,000 samples."""
     of_real, of_samples = metrics.statistics(real.manifold.features), metrics.statistics(features)
     overlap = neighbours.manifold_scores(real.manifold, neighbours.manifold(features))
-    histogram = _predicted_classes(logits)
-    return {
-        "fid": metrics.frechet_distance(of_real, of_samples),
-        **overlap._asdict(),
+    values = {"fid": metrics.frechet_distance(of_real, of_samples), **overlap._asdict()}
+    if not logits.shape[1]:
+        return values
+    histogram = predicted_classes(logits)
+    return values | {
         "classes_covered": metrics.classes_covered(histogram),
         "histogram_divergence": metrics.histogram_divergence(histogram, real.histogram),
     }
 
 
-def scores(features: np.ndarray, logits: np.ndarray, real: Reference) -> dict[str, float]:
-    """All metrics of features (N, d) and logits (N, K), N >= MIN_SAMPLES."""
+def kernel_distance(features: np.ndarray, real: Reference) -> float:
+    """The KID of features (N, d), over subsets of MIN_SAMPLES where there are as many."""
     of_real = real.manifold.features
     subset = min(MIN_SAMPLES, len(of_real), len(features))
-    return quick_scores(features, logits, real) | {
-        "kid": metrics.kernel_distance(of_real, features, subset_size=subset),
-        "classifier_score": metrics.classifier_score(logits),
-    }
+    return metrics.kernel_distance(of_real, features, subset_size=subset)
+
+
+def scores(features: np.ndarray, logits: np.ndarray, real: Reference) -> dict[str, float]:
+    """All metrics of features (N, d) and logits (N, K), N >= MIN_SAMPLES."""
+    values = quick_scores(features, logits, real) | {"kid": kernel_distance(features, real)}
+    return values | ({"classifier_score": metrics.classifier_score(logits)} if logits.size else {})
 
 
 def reference(
-    classifier: "AnyClassifier",
+    extractor: "AnyExtractor",
     data_set: "ImageData",
     count: int,
     data_dir: str = "",
@@ -110,10 +113,9 @@ def reference(
     distance to the nearest training image it is the test images.
     """
     train, test = data_set.train, data_set.test
-    size, _, channels = classifier.image_shape
     # The name has digests, since a data set or classifier may be made anew under the same name.
-    digests = f"{data_set.fingerprint[:8]}-{classifier.about['sha256'][:8]}"
-    name = f"{data_set.name.replace('/', '-')}-{size}x{channels}-{digests}-{count}"
+    about = data_set.name, extractor.name, data_set.fingerprint[:8], extractor.digest, str(count)
+    name = "-".join(about).replace("/", "-")
     name += f"{'-gan-train' * gan_train}-v{CACHE_VERSION}.npz"
     path = files.data_folder(data_dir) / CACHE / name
     damaged = (OSError, ValueError, LookupError, EOFError, zipfile.BadZipFile)
@@ -121,16 +123,17 @@ def reference(
         manifold = neighbours.Manifold(kept["features"], kept["radii"])
         return Reference(manifold, kept["logits"], json.loads(str(kept["json"])), kept["distances"])
 
-    real = compute_reference(classifier, test.images)
+    real = compute_reference(extractor, test.images)
     random = np.random.default_rng(BASELINE_SEED)
     drawn = random.choice(len(train.images), min(count, len(train.images)), replace=False)
     some = test.images[random.permutation(len(test.images))[:NEAREST]]
     _, distances = neighbours.nearest_images(some, train.images)
     baseline = {
-        **scores(*classifier.features_and_logits(train.images[drawn]), real),
-        "label_accuracy": metrics.label_accuracy(real.logits, test.labels),
+        **scores(*extractor.features_and_logits(train.images[drawn]), real),
         "nearest_training_image": float(np.median(distances)),
     }
+    if extractor.num_classes:
+        baseline["label_accuracy"] = metrics.label_accuracy(real.logits, test.labels)
     if gan_train:
         labelled = train.images[drawn], train.labels[drawn]
         baseline["gan_train_accuracy"] = _gan_train_accuracy(*labelled, data_set)
@@ -142,7 +145,7 @@ def reference(
 
 
 def evaluate(
-    classifier: "AnyClassifier",
+    extractor: "AnyExtractor",
     data_set: "ImageData",
     pixels: np.ndarray,  # uint8 (N, H, W, C), N >= MIN_SAMPLES
     labels: np.ndarray | None,  # integers (N,), the classes that the samples should show
@@ -151,6 +154,7 @@ def evaluate(
     seed: int,  # of the samples, for the report
     data_dir: str = "",  # where prepared data sets are and baselines are cached
     with_gan_train: bool = False,  # also train a classifier on labelled samples
+    second: "AnyExtractor | None" = None,  # other features, whose scores stand beside
 ) -> report.Evaluation:
     """Compares samples with the test images.
 
@@ -158,20 +162,22 @@ def evaluate(
     """
     start = time.monotonic()
     check_num("samples", len(pixels))
+    check_real(data_set)
     train = data_set.train
-    check_real(classifier, data_set)
     # Files of samples are often sorted by class, and some metrics take the first ones only.
     order = np.random.default_rng(0).permutation(len(pixels))
     pixels = pixels[order]
+    if not extractor.num_classes:
+        labels = None
     if labels is not None:
         try:
-            metrics.check_labels(labels, len(pixels), classifier.num_classes)
+            metrics.check_labels(labels, len(pixels), extractor.num_classes)
         except ValueError as error:
             raise UserError(f"classes of {data_set.name}: {error}") from error
         labels = labels[order]
     with_gan_train = with_gan_train and labels is not None
-    real = reference(classifier, data_set, len(pixels), data_dir, with_gan_train)
-    features, logits = classifier.features_and_logits(pixels)
+    real = reference(extractor, data_set, len(pixels), data_dir, with_gan_train)
+    features, logits = extractor.features_and_logits(pixels)
     values = scores(features, logits, real)
     if labels is not None:
         values["label_accuracy"] = metrics.label_accuracy(logits, labels)
@@ -188,12 +194,12 @@ def evaluate(
         "real": len(real.logits),
         "nearest_of": len(some),
         "pixel_range": "uint8 in [0, 255]",
-        "classifier": classifier.version,
+        "features": extractor.version,
         "seed": seed,
         "floor_seed": BASELINE_SEED,  # "floor" is the baseline in all versions of these files
         "scores": values,
         "floor": {key: real.baseline[key] for key in values},
-        "class_histogram": _predicted_classes(logits).tolist(),
+        "class_histogram": predicted_classes(logits).tolist(),
         "real_class_histogram": real.histogram.tolist(),
         "class_names": list(data_set.shown_class_names),
         "nearest_quantiles": {
@@ -201,11 +207,23 @@ def evaluate(
             "samples": np.quantile(distances, QUANTILES).round(3).tolist(),
             "real": np.quantile(real.distances, QUANTILES).round(3).tolist(),
         },
-        "seconds": round(time.monotonic() - start, 1),
     }
+    if second:
+        results["second"] = _scores_by(second, data_set, pixels, data_dir)
+    results["seconds"] = round(time.monotonic() - start, 1)
     pairs = np.stack([some, train.images[nearest]])
     outputs = logits, features, real.manifold.features
     return report.Evaluation(results, pixels, *outputs, pairs, distances, real.distances)
+
+
+def _scores_by(
+    extractor: "AnyExtractor", data_set: "ImageData", pixels: np.ndarray, data_dir: str
+) -> dict[str, Any]:
+    """The scores of samples uint8 (N, H, W, C) by other features, for the report."""
+    real = reference(extractor, data_set, len(pixels), data_dir)
+    values = scores(*extractor.features_and_logits(pixels), real)
+    floor = {key: real.baseline[key] for key in values}
+    return {"features": extractor.version, "scores": values, "floor": floor}
 
 
 def write(found: report.Evaluation, folder: Path) -> None:
@@ -217,8 +235,10 @@ def write(found: report.Evaluation, folder: Path) -> None:
     runs.add_metrics(folder, samples=found.results)
 
 
-def _predicted_classes(logits: np.ndarray) -> np.ndarray:
+def predicted_classes(logits: np.ndarray) -> np.ndarray:
     """(N, K) logits -> int64 (K,) histogram of the predicted classes."""
+    if not logits.shape[1]:
+        return np.zeros(0, np.int64)
     return metrics.class_histogram(logits.argmax(axis=1), logits.shape[1])
 
 

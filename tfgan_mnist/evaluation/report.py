@@ -31,8 +31,7 @@ TABLE = (
 REAL = "Real: the same metric on real images."
 BELOW_REAL = (
     "An FID below that of real images does not mean that samples are better than real ones. With "
-    "few images, sampling error dominates both values, and samples with equally many images of "
-    "each class have less of it."
+    "few images, sampling error dominates both values."
 )
 
 
@@ -41,7 +40,7 @@ class Evaluation(NamedTuple):
 
     results: dict[str, Any]  # "samples" in metrics.json
     pixels: np.ndarray  # uint8 (N, H, W, C), the samples
-    logits: np.ndarray  # float32 (N, K)
+    logits: np.ndarray  # float32 (N, K); K = 0: features without classes
     features: np.ndarray  # float32 (N, d)
     real_features: np.ndarray  # float32 (M, d)
     pairs: np.ndarray  # uint8 (2, n, H, W, C): samples, and the nearest training image of each
@@ -54,24 +53,22 @@ def describe(results: dict[str, Any]) -> str:
     heading = (
         f"{results['source']}: {results['generated']:,} samples, {results['real']:,} "
         f"{results['split']} images of {results['dataset']}, seed {results['seed']}, "
-        f"{results['seconds']} s; {results['pixel_range']}; classifier {results['classifier']}; "
+        f"{results['seconds']} s; {results['pixel_range']}; features {results['features']}; "
         f"nearest training images of {results['nearest_of']:,} samples, L2 over pixels in [0, 1]. "
         f"{REAL}"
     )
     lines = [
         *textwrap.wrap(heading, WIDTH),
         "",
-        f"{'metric':32}{'samples':>12}{'real':>12}  better",
+        *_table(results),
     ]
-    for key, name, better in TABLE:
-        if key in results["scores"]:
-            values = (results["scores"][key], results["floor"][key])
-            cells = (f"{'inf' if value is None else f'{value:.4g}':>12}" for value in values)
-            lines.append(f"{name:32}{''.join(cells)}  {better}")
     if results["scores"]["fid"] < results["floor"]["fid"]:
         lines += ["", *textwrap.wrap(BELOW_REAL, WIDTH)]
+    if "second" in results:
+        lines += ["", f"by {results['second']['features']}, which no recipe was chosen by:"]
+        lines += _table(results["second"])
     histograms = {"samples": results["class_histogram"], "real": results["real_class_histogram"]}
-    if len(histograms["real"]) <= MAX_CLASSES_SHOWN:
+    if 0 < len(histograms["real"]) <= MAX_CLASSES_SHOWN:
         names = class_names(results)
         width = min(max(7, *(len(name) + 2 for name in names)), 14)
         names = [name if len(name) < width else f"{name[: width - 3]}.." for name in names]
@@ -80,6 +77,19 @@ def describe(results: dict[str, Any]) -> str:
             shares = "".join(f"{count / sum(counts):{width}.1%}" for count in counts)
             lines.append(f"{name:10}{shares}")
     return "\n".join(lines) + "\n"
+
+
+def _table(results: dict[str, Any]) -> list[str]:
+    """Lines of the scores of one set of features, with their ratios to those of real images."""
+    lines = [f"{'metric':32}{'samples':>11}{'real':>11}{'ratio':>9}  better"]
+    for key, name, better in TABLE:
+        if key in results["scores"]:
+            values = value, real = (results["scores"][key], results["floor"][key])
+            cells = "".join(f"{'inf' if each is None else f'{each:.4g}':>11}" for each in values)
+            # The KID of real images is 0 but for chance, so that it has no ratio.
+            ratio = f"{value / real:.3g}" if value is not None and real and key != "kid" else ""
+            lines.append(f"{name:32}{cells}{ratio:>9}  {better}")
+    return lines
 
 
 def class_names(results: dict[str, Any]) -> list[str]:
@@ -102,26 +112,12 @@ def draw(path: Path, found: Evaluation) -> None:
     # Rows of ten samples, each with a row of training images below.
     shape = found.pixels.shape[1:]
     pairs = found.pairs[:, :50].reshape(2, 5, 10, *shape).swapaxes(0, 1).reshape(100, *shape)
-    # The difference of the two highest logits: the highest probabilities of good digits round to 1.
-    second, first = np.partition(found.logits, -2, axis=1)[:, -2:].T
-    by_confidence = found.pixels[np.argsort(first - second)]
     for panel, tiles, title in (
         (grid, found.pixels[:100], "samples"),
         (neighbours, pairs, "samples, nearest training image below"),
-        (worst, by_confidence[:100], "the 100 of which the classifier is least certain"),
-        (best, by_confidence[-100:], "the 100 of which the classifier is most certain"),
     ):
-        panel.imshow(pixels.grid(tiles, 10).squeeze(), cmap="gray", vmin=0, vmax=255)
-        panel.set_title(title)
-        panel.set_axis_off()
-
-    for name, key in (("real", "real_class_histogram"), ("samples", "class_histogram")):
-        share = np.array(found.results[key]) / sum(found.results[key])
-        classes.stairs(share, np.arange(len(share) + 1) - 0.5, label=name, fill=name == "real")
-    classes.set(title="classes predicted by the classifier", xlabel="class", ylabel="fraction")
-    classes.legend(loc="lower right")
-    if found.results.get("class_names") and len(share) <= MAX_CLASSES_SHOWN:
-        classes.set_xticks(range(len(share)), class_names(found.results), rotation=30, ha="right")
+        _draw_grid(panel, tiles, title)
+    _draw_classes(found, classes, worst, best)
 
     longest = max(found.distances.max(), found.real_distances.max())
     for name, some in (("real test images", found.real_distances), ("samples", found.distances)):
@@ -138,3 +134,29 @@ def draw(path: Path, found: Evaluation) -> None:
     scatter.legend(markerscale=4)
     with files.write_atomically(path) as partial:
         figure.savefig(partial, dpi=100)
+
+
+def _draw_grid(panel, tiles: np.ndarray, title: str) -> None:
+    panel.imshow(pixels.grid(tiles, 10).squeeze(), cmap="gray", vmin=0, vmax=255)
+    panel.set_title(title)
+    panel.set_axis_off()
+
+
+def _draw_classes(found: Evaluation, classes, worst, best) -> None:
+    """Draws the classes, and the samples that look least and most like any; if there are any."""
+    if not found.logits.shape[1]:
+        for panel in (classes, worst, best):
+            panel.set_axis_off()
+        return
+    # The difference of the two highest logits: the highest probabilities of good digits round to 1.
+    second, first = np.partition(found.logits, -2, axis=1)[:, -2:].T
+    tiles = found.pixels[np.argsort(first - second)]
+    _draw_grid(worst, tiles[:100], "the 100 of which the classifier is least certain")
+    _draw_grid(best, tiles[-100:], "the 100 of which the classifier is most certain")
+    for name, key in (("real", "real_class_histogram"), ("samples", "class_histogram")):
+        share = np.array(found.results[key]) / sum(found.results[key])
+        classes.stairs(share, np.arange(len(share) + 1) - 0.5, label=name, fill=name == "real")
+    classes.set(title="classes predicted by the classifier", xlabel="class", ylabel="fraction")
+    classes.legend(loc="lower right")
+    if found.results.get("class_names") and len(share) <= MAX_CLASSES_SHOWN:
+        classes.set_xticks(range(len(share)), class_names(found.results), rotation=30, ha="right")

@@ -10,6 +10,7 @@ from tfgan_mnist import __version__, files, runs
 from tfgan_mnist.errors import UserError
 
 CARD = "model_card.json"
+FEW = 10_000  # real images: with fewer the KID, which has no bias, stands beside the FID
 MAX_SIZE = 2**20  # of any number that a card gives for a shape
 
 
@@ -61,16 +62,33 @@ def describe_run(run: Path) -> dict[str, Any]:
 
 def fid_of(card: dict[str, Any]) -> float | None:
     """The FID on the test images in a card; None where it has none."""
-    fid = card.get("metrics", {}).get("samples", {}).get("scores", {}).get("fid")
-    return fid if isinstance(fid, (int, float)) else None
+    return _score(card, "fid")
+
+
+def features_of(card: dict[str, Any]) -> str:
+    """The features that the scores in a card read; FIDs of others do not compare."""
+    samples = card.get("metrics", {}).get("samples", {})
+    return samples.get("features") or samples.get("classifier") or ""  # the latter: older cards
 
 
 def describe_quality(card: dict[str, Any]) -> str:
-    """The FID for a reader: "FID 0.56 on mnist", or that it is not known."""
-    fid = fid_of(card)
+    """The FID for a reader: "FID 0.56 on mnist by mnist-28x1-v1", or that it is not known."""
+    fid, kid = fid_of(card), _score(card, "kid")
     if fid is None:
         return "FID not known"
-    return f"FID {fid:.3g} on {card.get('config', {}).get('dataset', 'unknown data')}"
+    real = card["metrics"]["samples"].get("real")
+    few = isinstance(real, int) and real < FEW and kid is not None
+    dataset = card.get("config", {}).get("dataset", "unknown data")
+    features = features_of(card).split(" (")[0]
+    return (
+        f"FID {fid:.3g}{f', KID {kid:.2g}' if few else ''} on {dataset}"
+        f"{f' by {features}' if features else ''}"
+    )
+
+
+def _score(card: dict[str, Any], key: str) -> float | None:
+    value = card.get("metrics", {}).get("samples", {}).get("scores", {}).get(key)
+    return value if isinstance(value, (int, float)) else None
 
 
 def of_same_data(card: dict[str, Any], other: dict[str, Any]) -> bool:

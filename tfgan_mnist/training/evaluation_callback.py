@@ -11,8 +11,7 @@ from tfgan_mnist import data, runs
 from tfgan_mnist.config import Config
 from tfgan_mnist.data import pixels
 from tfgan_mnist.errors import UserError
-from tfgan_mnist.evaluation import classifier as classifiers
-from tfgan_mnist.evaluation import metrics, protocol
+from tfgan_mnist.evaluation import choice, metrics, protocol
 from tfgan_mnist.models.gan import GAN
 
 NUM = 5000  # held-out images, and samples
@@ -20,7 +19,7 @@ MIN_IMAGES = protocol.MIN_REAL
 MAX_SHARE = 4  # at most one in so many training images is held out
 BOUND = 1000  # images of each kind for the bound on the Jensen-Shannon divergence
 SEED = 1  # of the latents; the report on the test images draws others
-LOGGED = ("fid", "precision", "recall", "classes_covered", "label_accuracy")
+LOGGED = ("fid", "kid", "precision", "recall", "classes_covered", "label_accuracy")
 
 
 def num_held_out(num_images: int) -> int:
@@ -29,29 +28,25 @@ def num_held_out(num_images: int) -> int:
     return num if num * MAX_SHARE <= num_images else 0
 
 
-def find_classifier(image_data: data.ImageData, config: Config):
-    """The classifier of the data set; None, with the reason printed, where there is none."""
+def find_extractor(image_data: data.ImageData, config: Config) -> choice.AnyExtractor | None:
+    """The features that score the run; None, with the reason printed, where none can."""
     if not config.epochs_per_evaluation:
         return None
-    if image_data.num_classes < 2:
-        print("Samples are not evaluated: that takes a classifier, and so pictures with labels")
-        return None
-    num = min(len(image_data.train.images), len(image_data.test.images))
-    if num < MIN_IMAGES:
-        print(f"Samples are not evaluated: that takes {MIN_IMAGES:,} images, not {num:,}")
-        return None
-    if not num_held_out(len(image_data.train.images)):
-        print(
-            "Samples are evaluated only at the end: evaluations during training need at least "
-            f"{MAX_SHARE * MIN_IMAGES:,} training images"
-        )
     try:
-        classifier = classifiers.load(config.dataset, image_data.image_shape, config.data_dir)
-        protocol.check_real(classifier, image_data)
-        return classifier
+        protocol.check_real(image_data)
+        extractor = choice.find(image_data, config.data_dir)
     except UserError as error:
         print(f"Samples are not evaluated: {error}")
         return None
+    num = num_held_out(len(image_data.train.images))
+    when = f"during training against {num:,} held-out images"
+    if not num:
+        when = (
+            f"only at the end: evaluations during training need at least "
+            f"{MAX_SHARE * MIN_IMAGES:,} training images"
+        )
+    print(f"Samples are evaluated by the features {extractor.version}, {when}")
+    return extractor
 
 
 class Evaluation(keras.callbacks.Callback):
@@ -60,17 +55,17 @@ class Evaluation(keras.callbacks.Callback):
     Adds `LOGGED` to the epoch's logs. The samples always have the same latents.
 
     Args:
-      classifier: of the data set.
+      extractor: of the data set's features.
       real: the real images; N >= MIN_IMAGES.
       every: epochs from one evaluation to the next.
     """
 
-    def __init__(self, classifier: classifiers.AnyClassifier, real: data.Split, every: int = 1):
+    def __init__(self, extractor: choice.AnyExtractor, real: data.Split, every: int = 1):
         super().__init__()
-        self.classifier = classifier
+        self.extractor = extractor
         self.real = real
         self.every = every
-        self.reference: protocol.Reference = protocol.compute_reference(classifier, real.images)
+        self.reference: protocol.Reference = protocol.compute_reference(extractor, real.images)
 
     def on_epoch_end(self, epoch, logs=None):
         if (epoch + 1) % self.every == 0:
@@ -88,27 +83,31 @@ class Evaluation(keras.callbacks.Callback):
         The FID is NaN when a sample is not finite, the bound when a logit is not.
         """
         start = time.perf_counter()
-        samples, labels = draw(self.model, len(self.real.images), SEED)
-        features, logits = self.classifier.features_and_logits(pixels.to_uint8(samples))
+        num = max(len(self.real.images), protocol.MIN_SAMPLES)
+        samples, labels = draw(self.model, num, SEED, self.real.labels)
+        features, logits = self.extractor.features_and_logits(pixels.to_uint8(samples))
         row = protocol.quick_scores(features, logits, self.reference)
+        if len(self.real.images) < protocol.MIN_SAMPLES:
+            row["kid"] = protocol.kernel_distance(features, self.reference)
         if not np.isfinite(samples).all():  # to_uint8 made them black
             row["fid"] = math.nan
-        if labels is not None:
+        if labels is not None and self.extractor.num_classes:
             row["label_accuracy"] = metrics.label_accuracy(logits, labels)
         # Fewer images, as the discriminator takes longer.
         real = data.Split(*(part[:BOUND] for part in self.real))
         few = labels if labels is None else labels[:BOUND]
         row["jsd_bound"] = jensen_shannon_bound(self.model, real, samples[:BOUND], few)
         row["seconds"] = time.perf_counter() - start
-        counts = metrics.class_histogram(logits.argmax(axis=1), logits.shape[1])
+        counts = protocol.predicted_classes(logits)
         return row | {f"class_{k}": int(count) for k, count in enumerate(counts)}
 
 
 class RunEvaluation(Evaluation):
     """`Evaluation` of a run against held-out training images: a row of evaluations.csv each.
 
-    A row has FID, precision, recall, classes covered, label accuracy of conditional models, the
-    class histogram, and a lower bound on the Jensen-Shannon divergence.
+    A row has FID, with few images KID, precision, recall, classes covered, label accuracy of
+    conditional models, the class histogram, and a lower bound on the Jensen-Shannon divergence.
+    metrics.json names the features; the figures of a run are all of the same ones.
 
     Args:
       run: the run's folder.
@@ -119,17 +118,25 @@ class RunEvaluation(Evaluation):
     def __init__(
         self,
         run: Path,
-        classifier: classifiers.AnyClassifier,
+        extractor: choice.AnyExtractor,
         held_out: data.Split,
         every: int,
         last_epoch: int,
         class_names: tuple[str, ...] = (),
     ):
-        super().__init__(classifier, held_out, every)
+        super().__init__(extractor, held_out, every)
         self.class_names = class_names
         self.path = run / runs.EVALUATIONS
         self.last_epoch = last_epoch
         self.rows = runs.read_rows(self.path)
+        features = extractor.version
+        known = runs.read_metrics(run).get("evaluations", {}).get("features", features)
+        if self.rows and known != features:
+            raise UserError(
+                f"{self.path}: its figures are of the features {known}; those of today would be of "
+                f"{features}. Move it to another place to begin with them anew."
+            )
+        runs.add_metrics(run, evaluations={"features": features})
 
     def on_epoch_end(self, epoch, logs=None):
         if (epoch + 1) % self.every and epoch + 1 != self.last_epoch:
@@ -143,9 +150,11 @@ class RunEvaluation(Evaluation):
         runs.write_rows(self.path, self.rows)
 
 
-def draw(model: GAN, num: int, seed: int) -> tuple[np.ndarray, np.ndarray | None]:
-    """Samples float32 (num, H, W, C) in [-1, 1], and labels (num,), equally many of each class."""
-    labels = model.labels(num)
+def draw(
+    model: GAN, num: int, seed: int, real_labels: np.ndarray
+) -> tuple[np.ndarray, np.ndarray | None]:
+    """Samples float32 (num, H, W, C) in [-1, 1], and labels (num,) as frequent as the real ones."""
+    labels = protocol.draw_labels(real_labels, num, seed) if model.num_classes else None
     return model.sample(model.latents(num, seed), labels), labels
 
 

@@ -11,7 +11,7 @@ from tfgan_mnist import files, runs
 from tfgan_mnist.config import Config
 from tfgan_mnist.data import ImageData, Split, pictures, pixels
 from tfgan_mnist.errors import UserError
-from tfgan_mnist.evaluation import curves, protocol, report
+from tfgan_mnist.evaluation import choice, curves, protocol, report
 from tfgan_mnist.exports import card, saved_model, versions
 from tfgan_mnist.models.base import INFERENCE_BATCH
 from tfgan_mnist.models.gan import GAN
@@ -40,7 +40,7 @@ def write_report(
     model: GAN,
     data_set: ImageData,
     test: dict[str, float],
-    classifier,
+    extractor: choice.AnyExtractor | None,
     data_dir: str,
 ) -> None:
     """Writes metrics.json and report.png, and prints the scores on the test images.
@@ -50,17 +50,18 @@ def write_report(
       model: its weights were chosen on held-out images.
       data_set: the training and test images.
       test: what `evaluate_discriminator` returned.
-      classifier: of the data set; None: the samples are not evaluated.
+      extractor: of the data set's features; None: the samples are not evaluated.
       data_dir: where the scores of real images are kept.
     """
-    samples, labels = evaluation_callback.draw(model, protocol.NUM, seed=0)
+    real_labels = data_set.train.labels
+    samples, labels = evaluation_callback.draw(model, protocol.NUM, 0, real_labels)
     bound = evaluation_callback.jensen_shannon_bound(model, data_set.test, samples, labels)
     test = test | {"jsd_bound": bound}
     runs.add_metrics(run, test_images=len(data_set.test.labels), test=test)
-    if classifier is None:
+    if extractor is None:
         return
     evaluation = protocol.evaluate(
-        classifier,
+        extractor,
         data_set,
         pixels.to_uint8(samples),
         labels,
@@ -80,7 +81,8 @@ def draw_pictures(run: Path) -> None:
     )
     pictures.write_gif(run / runs.GIF, [pictures.read(path)[0] for path in grids], GIF_MILLISECONDS)
     _, facts = runs.read(run)
-    curves.draw(*runs.read_history(run), run / runs.CURVES, facts.class_names)
+    features = runs.read_metrics(run).get("evaluations", {}).get("features", "")
+    curves.draw(*runs.read_history(run), run / runs.CURVES, facts.class_names, features)
     print(f"Samples:  {run / runs.SAMPLES} and {run / runs.GIF}")
     print(f"Log:      {run / runs.LOG} and {run / runs.CURVES}")
 
@@ -111,8 +113,8 @@ def export_model(run: Path, model: GAN, config: Config, resumed: bool) -> None:
 def _why_not_public(base_path: Path, description: dict) -> str:
     """Why a run must not become the highest version under `base_path`; "" when it may.
 
-    A version of the same data is better where the run's FID is more than `WORSE` times as high, or
-    is not known.
+    A version of the same data is better where the run's FID, of the same features, is more than
+    `WORSE` times as high, or is not known.
     """
     cards = {}
     for number, version in sorted(versions.versions(base_path).items()):
@@ -123,12 +125,14 @@ def _why_not_public(base_path: Path, description: dict) -> str:
     highest = max(cards)
     if not card.of_same_data(description, cards[highest]):
         return f"version {highest} is of other data ({card.describe_quality(cards[highest])})"
-    found = [
-        (fid, number)
-        for number, other in cards.items()
-        if (fid := card.fid_of(other)) is not None and card.of_same_data(description, other)
-    ]
     fid = card.fid_of(description)
+    found = [
+        (of_other, number)
+        for number, other in cards.items()
+        if (of_other := card.fid_of(other)) is not None
+        and card.of_same_data(description, other)
+        and (fid is None or card.features_of(description) == card.features_of(other))
+    ]
     if not found or (fid is not None and fid <= WORSE * min(found)[0]):
         return ""
     _, best = min(found)
