@@ -79,6 +79,7 @@ def manifold_scores(real: Manifold, generated: Manifold) -> ManifoldScores:
 def nearest_images(
     samples: np.ndarray,  # uint8 (N, H, W, C)
     references: np.ndarray,  # uint8 (M, H, W, C), usually the training images
+    besides: np.ndarray | None = None,  # integers (N,): a reference to leave out for each
 ) -> tuple[np.ndarray, np.ndarray]:
     """The nearest reference of each sample in pixel space, to see whether a generator copies.
 
@@ -91,7 +92,7 @@ def nearest_images(
     """
 
     def flat(images):  # (N, H W C) float32 in [0, 1]
-        return images.reshape(len(images), -1).astype(np.float32) / 255.0
+        return images.reshape(len(images), np.prod(images.shape[1:])).astype(np.float32) / 255.0
 
     x = flat(samples)
     indices = np.zeros(len(x), np.int64)
@@ -101,6 +102,10 @@ def nearest_images(
     for start in range(0, len(references), at_once):
         part = flat(references[start : start + at_once])
         for rows, squared in _squared_distances(x, part):
+            if besides is not None:
+                own = besides[rows] - start
+                (there,) = np.nonzero((own >= 0) & (own < len(part)))
+                squared[there, own[there]] = np.inf
             nearest = squared.argmin(axis=1)
             value = squared[np.arange(len(nearest)), nearest]
             nearer = value < smallest[rows]

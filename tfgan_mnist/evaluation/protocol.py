@@ -6,6 +6,7 @@ baseline: the same metric on real images.
 
 import contextlib
 import json
+import math
 import time
 import zipfile
 from pathlib import Path
@@ -15,7 +16,7 @@ import numpy as np
 
 from tfgan_mnist import files, runs
 from tfgan_mnist.errors import UserError
-from tfgan_mnist.evaluation import metrics, neighbours, report
+from tfgan_mnist.evaluation import memorisation, metrics, neighbours, report
 
 if TYPE_CHECKING:  # commands check their flags before they import TensorFlow
     from tfgan_mnist.data import ImageData
@@ -28,7 +29,7 @@ NEAREST = 1000  # samples whose nearest training image is searched for: 2 s for 
 BASELINE_SEED = 0  # of the random choice of real images
 QUANTILES = (0.0, 0.01, 0.1, 0.5, 0.9, 0.99, 1.0)
 CACHE = "tfgan_mnist_references"
-CACHE_VERSION = 4  # increase it with any change to the metrics or to what is cached
+CACHE_VERSION = 5  # increase it with any change to the metrics or to what is cached
 
 
 class Reference(NamedTuple):
@@ -38,7 +39,9 @@ class Reference(NamedTuple):
     logits: np.ndarray  # float32 (M, K); K = 0: without classes
     # Empty unless a baseline was computed:
     baseline: dict[str, float]
-    distances: np.ndarray  # float32 (NEAREST,), of some to their nearest training images
+    # Of some, NEAREST of them: float32 distances to their nearest training images, and classes.
+    distances: np.ndarray = np.zeros(0)
+    cells: np.ndarray = np.zeros(0)
 
     @property
     def histogram(self) -> np.ndarray:
@@ -70,7 +73,7 @@ def draw_labels(real: np.ndarray, num: int, seed: int) -> np.ndarray:
 def compute_reference(extractor: "AnyExtractor", images: np.ndarray) -> Reference:
     """Real images uint8 (M, H, W, C), M >= 6 -> a reference without a baseline."""
     features, logits = extractor.features_and_logits(images)
-    return Reference(neighbours.manifold(features), logits, {}, np.zeros(0, np.float32))
+    return Reference(neighbours.manifold(features), logits, {})
 
 
 def quick_scores(features: np.ndarray, logits: np.ndarray, real: Reference) -> dict[str, float]:
@@ -121,16 +124,21 @@ def reference(
     damaged = (OSError, ValueError, LookupError, EOFError, zipfile.BadZipFile)
     with contextlib.suppress(*damaged), np.load(path, allow_pickle=False) as kept:
         manifold = neighbours.Manifold(kept["features"], kept["radii"])
-        return Reference(manifold, kept["logits"], json.loads(str(kept["json"])), kept["distances"])
+        baseline = json.loads(str(kept["json"]))
+        return Reference(manifold, kept["logits"], baseline, kept["distances"], kept["cells"])
 
     real = compute_reference(extractor, test.images)
     random = np.random.default_rng(BASELINE_SEED)
     drawn = random.choice(len(train.images), min(count, len(train.images)), replace=False)
-    some = test.images[random.permutation(len(test.images))[:NEAREST]]
-    _, distances = neighbours.nearest_images(some, train.images)
+    some, others = np.split(random.permutation(len(test.images))[: 2 * NEAREST], [NEAREST])
+    cells = _cells(real.logits)
+    nearest, distances = neighbours.nearest_images(test.images[some], train.images)
+    real = real._replace(distances=distances, cells=cells[some])
+    _, of_others = neighbours.nearest_images(test.images[others], train.images)
     baseline = {
         **scores(*extractor.features_and_logits(train.images[drawn]), real),
-        "nearest_training_image": float(np.median(distances)),
+        **_nearness(nearest, distances, train.images),
+        **_copying(of_others, cells[others], real),
     }
     if extractor.num_classes:
         baseline["label_accuracy"] = metrics.label_accuracy(real.logits, test.labels)
@@ -139,9 +147,9 @@ def reference(
         baseline["gan_train_accuracy"] = _gan_train_accuracy(*labelled, data_set)
     # A folder that is read-only costs time only.
     with contextlib.suppress(OSError), files.write_atomically(path) as partial:
-        arrays = {**real.manifold._asdict(), "logits": real.logits, "distances": distances}
-        np.savez(partial, json=json.dumps(baseline), **arrays)
-    return real._replace(baseline=baseline, distances=distances)
+        arrays = {"logits": real.logits, "distances": distances, "cells": real.cells}
+        np.savez(partial, json=json.dumps(baseline), **(real.manifold._asdict() | arrays))
+    return real._replace(baseline=baseline)
 
 
 def evaluate(
@@ -185,7 +193,9 @@ def evaluate(
             values["gan_train_accuracy"] = _gan_train_accuracy(pixels, labels, data_set)
     some = pixels[:NEAREST]
     nearest, distances = neighbours.nearest_images(some, train.images)
-    values["nearest_training_image"] = float(np.median(distances))
+    values |= _nearness(nearest, distances, train.images)
+    copying = _copying(distances, _cells(logits)[:NEAREST], real)
+    values |= {key: value for key, value in copying.items() if key in real.baseline}
     results = {
         "source": source,
         "dataset": data_set.name,
@@ -214,6 +224,26 @@ def evaluate(
     pairs = np.stack([some, train.images[nearest]])
     outputs = logits, features, real.manifold.features
     return report.Evaluation(results, pixels, *outputs, pairs, distances, real.distances)
+
+
+def _nearness(nearest: np.ndarray, distances: np.ndarray, training: np.ndarray) -> dict[str, float]:
+    """Scores of images from their nearest training images (N,) and the distances (N,) to them."""
+    _, between = neighbours.nearest_images(training[nearest], training, besides=nearest)
+    return {
+        "nearest_training_image": float(np.median(distances)),
+        "authenticity": memorisation.authenticity(distances, between),
+    }
+
+
+def _copying(distances: np.ndarray, cells: np.ndarray, real: Reference) -> dict[str, float]:
+    """`memorisation.copying` beside the test images; nothing where there are too few."""
+    found = memorisation.copying(distances, cells, real.distances, real.cells)
+    return {"data_copying": found} if math.isfinite(found) else {}
+
+
+def _cells(logits: np.ndarray) -> np.ndarray:
+    """(N, K) logits -> integers (N,), the predicted classes; zeros without classes."""
+    return logits.argmax(axis=1) if logits.shape[1] else np.zeros(len(logits), int)
 
 
 def _scores_by(

@@ -27,6 +27,8 @@ TABLE = (
     ("label_accuracy", "label accuracy (GAN-test)", "higher"),
     ("gan_train_accuracy", "GAN-train accuracy", "higher"),
     ("nearest_training_image", "nearest training image, median", "like real"),
+    ("authenticity", "no near copies (AuthPct)", "like real"),
+    ("data_copying", "data copying (C_T)", "like real"),
 )
 REAL = "Real: the same metric on real images."
 BELOW_REAL = (
@@ -86,8 +88,8 @@ def _table(results: dict[str, Any]) -> list[str]:
         if key in results["scores"]:
             values = value, real = (results["scores"][key], results["floor"][key])
             cells = "".join(f"{'inf' if each is None else f'{each:.4g}':>11}" for each in values)
-            # The KID of real images is 0 but for chance, so that it has no ratio.
-            ratio = f"{value / real:.3g}" if value is not None and real and key != "kid" else ""
+            by_chance = key in ("kid", "data_copying")  # 0 for real images, so without a ratio
+            ratio = f"{value / real:.3g}" if value is not None and real and not by_chance else ""
             lines.append(f"{name:32}{cells}{ratio:>9}  {better}")
     return lines
 
