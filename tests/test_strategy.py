@@ -195,7 +195,7 @@ def test_replicas_train_as_one_and_overflow_together(run_python, tmp_path):
                 keras.utils.set_random_seed(0)
                 model = build(config, (8, 8, 1), 10)
             share = distribution.share(placement, functools.partial(
-                order.batches, split, 16, seed=0, parts=2))
+                order.batches, split, 16, seed=0, parts=2), steps=12)
             model.fit(share, epochs=2, steps_per_epoch=4, shuffle=False, verbose=0)
             return model, placement, share
 

@@ -61,6 +61,15 @@ def use_xla() -> bool:
     return bool(tf.config.list_physical_devices("GPU"))
 
 
+def steps_per_execution(num_replicas: int) -> int:
+    """How many training steps one call from Python makes; results do not depend on it.
+
+    On a GPU such a call takes longer than a step, on a CPU little (docs/speed.md). Signals wait for
+    the end of a call, which has to come within a second. Keras cannot do it on several workers.
+    """
+    return 16 if num_replicas == 1 and tf.config.list_physical_devices("GPU") else 1
+
+
 def num_cores() -> int:
     """The CPU cores that this process may use; macOS has only their total."""
     if hasattr(os, "sched_getaffinity"):
