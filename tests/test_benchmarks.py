@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from benchmarks import baselines, records, search, time_to_quality
+from benchmarks import baselines, records, search, step, time_to_quality
 from benchmarks.timed import TimedTraining
 from tfgan_mnist import config
 
@@ -168,3 +168,15 @@ def test_a_trial_records_what_differs(log, mnist, data_dir, tmp_path, monkeypatc
     setting = {"epochs": 2, "batch_size": BATCH, "g_hidden_widths": [8], "d_hidden_widths": [4]}
     assert rows[0]["setting"] == setting and "data_dir" not in rows[0]["configuration"]
     assert {"why", "seconds", "wall", "fid", "recall", "d_loss"} <= set(rows[0])
+
+
+def test_steps_are_compared_in_two_rounds(monkeypatch, capsys):
+    variants = {"step": TINY["dcgan"], "fit": {"loop": "fit", **TINY["dcgan"]}}
+    monkeypatch.setattr(step, "variants_of", lambda comparison, model: variants)
+    flags = ["--models", "dcgan", "--rounds=2", "--seconds=0"]
+    monkeypatch.setattr("sys.argv", ["step", *flags])
+    step.main()
+    _, _, *rows = capsys.readouterr().out.splitlines()
+    cells = [[float(cell) for cell in row.split("|")[3:-1]] for row in rows]
+    assert np.isfinite(cells).all() and len(cells) == 2
+    assert cells[0][-3:] == [1, 1, 1]

@@ -9,8 +9,8 @@ import pytest
 import tensorflow as tf
 
 from tfgan_mnist import data, train
-from tfgan_mnist.errors import Stopped
-from tfgan_mnist.training import callbacks, runtime
+from tfgan_mnist.errors import Stopped, UserError
+from tfgan_mnist.training import callbacks, fit, runtime
 
 STEPS = 11  # of an epoch; no multiple of 8
 MANY = 8
@@ -28,10 +28,10 @@ def run(tmp_path, data_dir, mnist, monkeypatch):
     }
     flags = [f"--{key}={value}" for key, value in values.items()]
 
-    def run(name, steps):
+    def run(name, steps, *more):
         with monkeypatch.context() as patch:
             patch.setattr(runtime, "steps_per_execution", lambda num_replicas: steps)
-            train.main(train.parser().parse_args([*flags, f"--run={tmp_path / name}"]))
+            train.main(train.parser().parse_args([*flags, *more, f"--run={tmp_path / name}"]))
         return tmp_path / name
 
     return run
@@ -75,3 +75,25 @@ def test_a_run_does_not_depend_on_the_steps_in_one_call(run, monkeypatch):
 def test_a_gpu_makes_many_steps_in_one_call(gpus, replicas, least, most, monkeypatch):
     monkeypatch.setattr(tf.config, "list_physical_devices", lambda kind: list(range(gpus)))
     assert least <= runtime.steps_per_execution(replicas) <= most
+
+
+class Built(Exception):
+    """Raised in place of training."""
+
+
+def test_a_resumed_run_keeps_the_choice_of_xla(run, tmp_path, monkeypatch):
+    def built(model, *arguments):
+        raise Built(model.jit_compile)
+
+    monkeypatch.setattr(fit, "train_epochs", built)
+    for on_gpu in (True, False):
+        monkeypatch.setattr(runtime, "use_xla", lambda on_gpu=on_gpu: on_gpu)
+        with pytest.raises(Built, match="True"):
+            if on_gpu:
+                run("run", 1)
+            else:
+                train.main(train.parser().parse_args([f"--resume={tmp_path / 'run'}"]))
+    with pytest.raises(UserError, match="xla: .* was begun with 'yes'"):
+        run("run", 1, "--xla=no")
+    with pytest.raises(Built, match="True"):
+        run("asked", 1, "--xla=yes")

@@ -16,7 +16,7 @@ from tfgan_mnist.training.evaluation_callback import RunEvaluation
 
 def build_model(config: Config, facts: runs.DataFacts, context: DistributionContext) -> GAN:
     """The compiled model on the devices of `context`."""
-    xla = runtime.use_xla() and context.num_replicas == 1  # it compiles for one device
+    xla = config.xla == "yes" and context.num_replicas == 1  # it compiles for one device
     with context.strategy.scope(), networks.seeded(config.seed):
         model = build.build(config, facts.image_shape, facts.num_classes, xla)
     if context.is_chief:

@@ -56,8 +56,16 @@ def resolve_precision(precision: str) -> str:
     return "float32"
 
 
+def resolve_xla(xla: str) -> str:
+    """What "auto" stands for on this machine, "yes" or "no"; these two as they are.
+
+    XLA draws other latents from the same seed, so the choice is part of a run's configuration.
+    """
+    return ("yes" if use_xla() else "no") if xla == "auto" else xla
+
+
 def use_xla() -> bool:
-    """Whether XLA makes the step faster: on a GPU, but not on a CPU (docs/speed.md)."""
+    """Whether XLA makes the step faster: on a GPU, but not on every CPU (docs/speed.md)."""
     return bool(tf.config.list_physical_devices("GPU"))
 
 
