@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from benchmarks import baselines, modes, records, search, time_to_quality
+from benchmarks import baselines, modes, records, search, step, time_to_quality
 from benchmarks.timed import TimedTraining
 from tfgan_mnist import config
 from tfgan_mnist.data import datasets
@@ -176,3 +176,15 @@ def test_modes_are_counted_and_a_finished_run_is_not_trained_again(
     assert 0 < first["real"]["kl"] < first["kl"]
     *_, variant, real = modes.report().splitlines()
     assert variant.startswith("| packing ") and real.startswith("| test images ")
+
+
+def test_steps_are_compared_in_two_rounds(monkeypatch, capsys):
+    variants = {"step": TINY["dcgan"], "fit": {"loop": "fit", **TINY["dcgan"]}}
+    monkeypatch.setattr(step, "variants_of", lambda comparison, model: variants)
+    flags = ["--models", "dcgan", "--rounds=2", "--seconds=0"]
+    monkeypatch.setattr("sys.argv", ["step", *flags])
+    step.main()
+    _, _, *rows = capsys.readouterr().out.splitlines()
+    cells = [[float(cell) for cell in row.split("|")[3:-1]] for row in rows]
+    assert np.isfinite(cells).all() and len(cells) == 2
+    assert cells[0][-3:] == [1, 1, 1]

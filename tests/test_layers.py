@@ -1,5 +1,7 @@
 """Keras's layers and Adam in faster forms: the same functions, and the same gradients."""
 
+import re
+
 import keras
 import numpy as np
 import pytest
@@ -117,3 +119,29 @@ def test_adam_is_keras_s():
         found.append([v.numpy() for v in (*variables, *optimizer.variables)])
     for mine, theirs in zip(*found):
         np.testing.assert_allclose(mine, theirs, rtol=1e-5, atol=1e-6)
+
+
+def test_adam_by_rows_is_keras_s_without_a_scatter(monkeypatch):
+    monkeypatch.setattr(optimizers, "on_gpu", lambda: True)
+    indices = tf.constant([0, 2, 0, 0])  # one several times, one never
+    values = tf.random.normal((3, 4, 5), seed=0)
+
+    def train(kind):
+        weight = keras.Variable(np.ones((3, 5), np.float32))
+        optimizer = kind(0.1, 0.5, 0.99)
+        optimizer.build([weight])
+        update = tf.function(
+            lambda rows: optimizer.apply([tf.IndexedSlices(rows, indices, [3, 5])], [weight])
+        )
+        for rows in values:
+            update(rows)
+        graph = update.get_concrete_function(values[0]).graph.as_graph_def()
+        nodes = [*graph.node, *(node for each in graph.library.function for node in each.node_def)]
+        scatters = {node.op for node in nodes if re.search("Scatter|Segment", node.op)}
+        return [weight, *optimizer.variables], scatters
+
+    with tf.device("CPU"):  # a GPU's products round to TF32
+        mine, theirs = train(optimizers.Adam), train(keras.optimizers.Adam)
+    for one, other in zip(mine[0], theirs[0], strict=True):
+        np.testing.assert_allclose(one, other, **CLOSE)
+    assert not mine[1] and theirs[1]

@@ -35,9 +35,10 @@ def machine(monkeypatch):
 def test_auto_is_settled_by_the_devices(machine, capabilities, precision, xla):
     machine(*capabilities)
     assert runtime.resolve_precision("auto") == precision
-    assert runtime.use_xla() == xla
+    assert runtime.resolve_xla("auto") == ("yes" if xla else "no")
 
 
-def test_a_named_precision_is_kept(machine):
+def test_what_is_named_is_kept(machine):
     machine((9, 0))
     assert runtime.resolve_precision("mixed_bfloat16") == "mixed_bfloat16"
+    assert runtime.resolve_xla("no") == "no"

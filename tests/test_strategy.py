@@ -37,6 +37,10 @@ MODEL = [
     "--ema=0.9",
 ]
 
+on_cpu = pytest.mark.skipif(
+    os.environ["CUDA_VISIBLE_DEVICES"] != "-1", reason="workers cannot share one GPU"
+)
+
 
 @pytest.fixture
 def flags(tmp_path, data_dir, mnist):
@@ -112,6 +116,7 @@ def assert_same_run(run: Path, other: Path, **tolerance) -> None:
 # --- Real processes ------------------------------------------------------------------------------
 
 
+@on_cpu
 @pytest.mark.parametrize("number", [2, pytest.param(4, marks=pytest.mark.slow)])
 def test_workers_train_as_one_process(number, flags, tmp_path, monkeypatch, mnist):
     workers = addresses(number)
@@ -132,6 +137,7 @@ def test_workers_train_as_one_process(number, flags, tmp_path, monkeypatch, mnis
     assert len(list((tmp_path / "many" / "samples").iterdir())) == 3
 
 
+@on_cpu
 @pytest.mark.slow
 @pytest.mark.parametrize("victim", [0, 1])
 def test_a_killed_worker_is_started_again_and_ends_with_the_same_weights(victim, flags, tmp_path):
@@ -168,11 +174,15 @@ def test_a_killed_worker_is_started_again_and_ends_with_the_same_weights(victim,
 
 
 def test_replicas_train_as_one_and_overflow_together(run_python, tmp_path):
-    """Two logical CPUs in one process: `mirrored`, its roll-back, and float16's loss scales."""
+    """Two logical CPUs in one process: `mirrored`, its roll-back, and float16's loss scales.
+
+    Not on a GPU: there would be one replica, and NCCL refuses two on one GPU.
+    """
     run_python(
         f"        run = {str(tmp_path)!r}"
         + """
-        import pathlib
+        import os, pathlib
+        os.environ["CUDA_VISIBLE_DEVICES"] = "-1"
         import functools, keras, numpy as np, tensorflow as tf
         cpu = tf.config.list_physical_devices("CPU")[0]
         tf.config.set_logical_device_configuration(
@@ -195,7 +205,7 @@ def test_replicas_train_as_one_and_overflow_together(run_python, tmp_path):
                 keras.utils.set_random_seed(0)
                 model = build(config, (8, 8, 1), 10)
             share = distribution.share(placement, functools.partial(
-                order.batches, split, 16, seed=0, parts=2))
+                order.batches, split, 16, seed=0, parts=2), steps=12)
             model.fit(share, epochs=2, steps_per_epoch=4, shuffle=False, verbose=0)
             return model, placement, share
 

@@ -57,6 +57,11 @@ class Config:
         "arithmetic of the networks; auto: mixed_float16 on a GPU that has it, else float32",
         choices=("auto", "float32", "mixed_float16", "mixed_bfloat16"),
     )
+    xla: str = option(
+        "auto",
+        "XLA compiles the training step, for one device; auto: on a GPU",
+        choices=("auto", "yes", "no"),
+    )
 
     # Objective
     loss: str = option("non_saturating", "adversarial objective", choices=rules.LOSSES)
@@ -175,7 +180,7 @@ class Config:
         recipe = resolve({"model": self.model})
         values = self.without_places()
         shown = ("model", "dataset", "epochs", "steps_per_epoch", "batch_size", "seed")
-        resolved = ("precision", "image_size", "channels")  # by the machine and the data
+        resolved = ("precision", "xla", "image_size", "channels")  # by the machine and the data
         own = [
             f"{key} = {_as_toml(value)}"
             for key, value in values.items()

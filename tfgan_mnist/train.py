@@ -169,6 +169,7 @@ def _resolve(
         steps_per_epoch=config.steps_per_epoch or full_pass,
         augment=augment.choose(config.augment, len(images.images)),
         precision=runtime.resolve_precision(config.precision),
+        xla=runtime.resolve_xla(config.xla),
     )
     shared = dataclasses.asdict(config) | dict.fromkeys(OWN_TO_WORKERS)
     shared["dataset"] = data.short_name(config.dataset)  # the facts compare the content

@@ -57,6 +57,13 @@ def _shared(images: np.ndarray) -> tf.Tensor:
     return tf.experimental.dlpack.from_dlpack(images.__dlpack__())
 
 
+def in_tensors(split: Split) -> Split:
+    """The split as tensors, which `batches` takes as well: arrays are prepared at every call."""
+    # On the CPU, where the pipeline runs.
+    with tf.device("CPU"):
+        return Split(_shared(split.images), tf.constant(split.labels))
+
+
 def batches(
     split: Split,
     batch_size: int,
@@ -89,9 +96,8 @@ def batches(
     """
     steps = steps_per_epoch(split, batch_size)
     first_epoch, skipped = divmod(first_step, steps)
-    # Tensors, as NumPy arrays would be copied into the pipeline's graph. On the CPU, where it runs.
-    with tf.device("CPU"):
-        images, labels = _shared(split.images), tf.constant(split.labels)
+    # NumPy arrays would be copied into the pipeline's graph.
+    images, labels = split if tf.is_tensor(split.images) else in_tensors(split)
 
     def indices(epoch):
         # Not `index_shuffle`, whose permutations are visibly regular. The seed's complement keeps

@@ -36,11 +36,15 @@ class Adam(keras.optimizers.Adam):
         replicas = tf.distribute.get_strategy().num_replicas_in_sync
         # The gradient of an embedding has only the rows that were looked up.
         sparse = isinstance(gradient, tf.IndexedSlices)
-        if self.amsgrad or sparse or replicas > 1 or variable.dtype != tf.float32:
+        by_keras = self.amsgrad or replicas > 1 or variable.dtype != tf.float32
+        if by_keras or (sparse and not on_gpu()):
             super().update_step(gradient, variable, learning_rate)
             return
-        momentum, velocity = self._slots(variable)
         step = tf.cast(self.iterations + 1, tf.float32)
+        if sparse:
+            self._update_by_rows(gradient, variable, learning_rate, step)
+            return
+        momentum, velocity = self._slots(variable)
         tf.raw_ops.ResourceApplyAdam(
             var=variable.handle,
             m=momentum.handle,
@@ -54,10 +58,35 @@ class Adam(keras.optimizers.Adam):
             grad=tf.cast(gradient, tf.float32),
         )
 
+    def _update_by_rows(self, gradient, variable, learning_rate, step) -> None:
+        """Keras's update by a sparse gradient, with products in place of its scatters.
+
+        XLA makes a loop of a scatter where operations are deterministic (openxla/xla#34917). On a
+        CPU Keras's stays, as products round differently. As there, a row that was looked up several
+        times adds the sum of its squares to the velocity, not the square of its sum.
+        """
+        one_hot = tf.one_hot(gradient.indices, variable.shape[0])  # (B, rows)
+        values = tf.cast(gradient.values, tf.float32)
+        momentum, velocity = self._slots(variable)
+        for slot, of_rows, beta in (
+            (momentum, values, self.beta_1),
+            (velocity, tf.square(values), self.beta_2),
+        ):
+            total = tf.matmul(one_hot, of_rows, transpose_a=True)
+            slot.assign_add((total - slot) * (1.0 - beta))
+        rate = tf.cast(learning_rate, tf.float32)
+        rate *= tf.sqrt(1.0 - tf.pow(self.beta_2, step)) / (1.0 - tf.pow(self.beta_1, step))
+        variable.assign_sub(rate * momentum / (tf.sqrt(velocity) + self.epsilon))
+
     def _slots(self, variable) -> tuple:
         """The momentum and the velocity of a variable; private members of Keras 3.15."""
         index = self._get_variable_index(variable)
         return self._momentums[index].value, self._velocities[index].value
+
+
+def on_gpu() -> bool:
+    """Whether this machine trains on a GPU."""
+    return bool(tf.config.list_physical_devices("GPU"))
 
 
 def spread_non_finite(gradients: list) -> list:

@@ -27,6 +27,14 @@ MAX_CLASS_ROWS = 30
 MAX_ROLLBACKS = 3  # of one command
 
 
+class Callbacks(keras.callbacks.CallbackList):
+    """Keras's, but the logs after a step are tensors: reading them makes a GPU wait."""
+
+    def on_train_batch_end(self, batch, logs=None):
+        for callback in self.callbacks:
+            callback.on_train_batch_end(batch, logs)
+
+
 class SampleGrid(keras.callbacks.Callback):
     """Writes `samples/epoch_<n>.png` before training and after every epoch, from fixed latents.
 
@@ -94,8 +102,9 @@ def sample_grid(model: GAN, rows: int = 10, columns: int = 10) -> np.ndarray:
 class Log(keras.callbacks.Callback):
     """Writes `log.csv`: a row per epoch with seconds, images per second and the epoch's logs.
 
-    Seconds are those of the steps, without sample grids and evaluations. Adds `skipped` to the
-    logs: the share of the epoch's updates of both networks that the optimizers skipped.
+    Put it first: seconds are those of the steps, without sample grids and evaluations. Adds
+    `skipped` to the logs: the share of the epoch's updates of both networks that the optimizers
+    skipped.
     """
 
     def __init__(self, run: Path, images_per_step: int):
@@ -106,16 +115,13 @@ class Log(keras.callbacks.Callback):
         self.seconds = self.rows[-1]["seconds"] if self.rows else 0.0
 
     def on_epoch_begin(self, epoch, logs=None):
-        self.began = self.ended = time.perf_counter()
+        self.began = time.perf_counter()
         self.first_step = self.model.steps_done
         self.skipped_before = self.model.skipped_updates
 
-    def on_train_batch_end(self, batch, logs=None):
-        self.ended = time.perf_counter()
-
     def on_epoch_end(self, epoch, logs=None):
         logs = {} if logs is None else logs
-        seconds = self.ended - self.began
+        seconds = time.perf_counter() - self.began
         self.seconds += seconds
         steps = self.model.steps_done - self.first_step
         updates = steps * (self.model.discriminator_steps + 1)
@@ -205,7 +211,8 @@ class TrainingDiagnostics(keras.callbacks.Callback):
 class Checkpoint(keras.callbacks.Callback):
     """Saves the state of training after every epoch, and on SIGTERM or Ctrl-C after the step.
 
-    Then it raises `Stopped`. Put it after all that an epoch writes.
+    Then it raises `Stopped`. Put it after all that an epoch writes. Where one call makes several
+    steps, a signal waits for all of them.
     """
 
     SIGNALS = (signal.SIGTERM, signal.SIGINT)

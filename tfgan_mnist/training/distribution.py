@@ -229,16 +229,17 @@ def check_config(context: DistributionContext, config: Config) -> None:
 
 
 def share(
-    context: DistributionContext, batches: Callable[..., tf.data.Dataset]
+    context: DistributionContext, batches: Callable[..., tf.data.Dataset], steps: int
 ) -> tf.data.Dataset | tf.distribute.DistributedDataset:
-    """This worker's share of every batch, for `fit`.
+    """This worker's share of each of so many batches, for `fit`.
 
     Args:
       batches: takes `own`, this worker's replicas, and `replicas`, their number on all workers, and
         returns the batches of `own` in turn.
     """
     if context.num_replicas == 1:
-        return batches()
+        return batches().take(steps)
+    own = context.own_replicas
     return context.strategy.distribute_datasets_from_function(
-        lambda _: batches(own=context.own_replicas, replicas=context.num_replicas)
+        lambda _: batches(own=own, replicas=context.num_replicas).take(steps * len(own))
     )

@@ -16,7 +16,7 @@ from tfgan_mnist.training.evaluation_callback import RunEvaluation
 
 def build_model(config: Config, facts: runs.DataFacts, context: DistributionContext) -> GAN:
     """The compiled model on the devices of `context`."""
-    xla = runtime.use_xla() and context.num_replicas == 1  # it compiles for one device
+    xla = config.xla == "yes" and context.num_replicas == 1  # it compiles for one device
     with context.strategy.scope(), networks.seeded(config.seed):
         model = build.build(config, facts.image_shape, facts.num_classes, xla)
     if context.is_chief:
@@ -38,15 +38,16 @@ def train_epochs(
 ) -> None:
     """Trains the remaining epochs, and writes the run's files where there is a folder `run`.
 
-    An epoch that was stopped in its middle is completed by a `fit` of its own.
+    Each epoch is a `fit` of its own, on batches that end with it: an execution of several steps
+    ends where the batches do, and would go on into the next epoch without that end.
     """
     writing: list = []
     line = progress.Progress(config.epochs)
     if run:
         checkpoint = callbacks.Checkpoint(run)
         writing = [
-            callbacks.SampleGrid(run, config.grid, config.tensorboard, class_names),
             callbacks.Log(run, config.images_per_step),
+            callbacks.SampleGrid(run, config.grid, config.tensorboard, class_names),
             *([evaluation] if evaluation else []),
             line,
             callbacks.TrainingDiagnostics(run, config.on_collapse, evaluation),
@@ -55,7 +56,10 @@ def train_epochs(
             checkpoint,
         ]
 
-    def fit(first_epoch: int, epochs: int, steps: int, *more) -> None:
+    images = order.in_tensors(images)
+
+    def fit(epoch: int, steps_done: int) -> None:
+        steps = config.steps_per_epoch - steps_done
         batches = functools.partial(
             order.batches,
             images,
@@ -64,23 +68,22 @@ def train_epochs(
             first_step=model.steps_done,
             parts=config.discriminator_steps,
         )
+        of_epoch = [*writing, *([callbacks.KeepMetrics(model)] if steps_done else [])]
         model.fit(
-            distribution.share(context, batches),
-            initial_epoch=first_epoch,
-            epochs=epochs,
+            distribution.share(context, batches, steps),
+            initial_epoch=epoch,
+            epochs=epoch + 1,
             steps_per_epoch=steps,
             shuffle=False,  # the pipeline does it, as a function of the seed and the epoch
-            callbacks=[*writing, *more],
+            callbacks=callbacks.Callbacks(of_epoch, add_history=True, model=model, steps=steps),
             verbose=0,  # Keras's bar of seven metrics needs 206 columns
         )
 
-    epoch, steps_done = divmod(model.steps_done, config.steps_per_epoch)
+    model.steps_per_execution = runtime.steps_per_execution(context.num_replicas)
+    first, steps_done = divmod(model.steps_done, config.steps_per_epoch)
     with contextlib.ExitStack() as stack:
         stack.callback(line.end_line)
         if run:
             stack.enter_context(checkpoint.saving_on_signals())
-        if steps_done:
-            remaining = config.steps_per_epoch - steps_done
-            fit(epoch, epoch + 1, remaining, callbacks.KeepMetrics(model))
-            epoch += 1
-        fit(epoch, config.epochs, config.steps_per_epoch)
+        for epoch in range(first, config.epochs):
+            fit(epoch, steps_done if epoch == first else 0)

@@ -30,7 +30,8 @@ class Progress(keras.callbacks.Callback):
         if not self.moving or now - self.shown < SECONDS:
             return
         self.shown = now
-        done, steps = batch + 1, self.params["steps"]
+        steps = self.params["steps"]
+        done = min(batch + 1, steps)  # the last execution may be shorter than `batch` says
         left = (now - self.began) / done * (steps - done)
         self.show(f"step {done:,}/{steps:,}  {_losses(logs)}  {left:,.0f} s left", end="")
 

@@ -56,9 +56,26 @@ def resolve_precision(precision: str) -> str:
     return "float32"
 
 
+def resolve_xla(xla: str) -> str:
+    """What "auto" stands for on this machine, "yes" or "no"; these two as they are.
+
+    XLA draws other latents from the same seed, so the choice is part of a run's configuration.
+    """
+    return ("yes" if use_xla() else "no") if xla == "auto" else xla
+
+
 def use_xla() -> bool:
-    """Whether XLA makes the step faster: on a GPU, but not on a CPU (docs/speed.md)."""
+    """Whether XLA makes the step faster: on a GPU, but not on every CPU (docs/speed.md)."""
     return bool(tf.config.list_physical_devices("GPU"))
+
+
+def steps_per_execution(num_replicas: int) -> int:
+    """How many training steps one call from Python makes; results do not depend on it.
+
+    On a GPU such a call takes longer than a step, on a CPU little (docs/speed.md). Signals wait for
+    the end of a call, which has to come within a second. Keras cannot do it on several workers.
+    """
+    return 16 if num_replicas == 1 and tf.config.list_physical_devices("GPU") else 1
 
 
 def num_cores() -> int:
