@@ -38,8 +38,7 @@ def train_epochs(
 ) -> None:
     """Trains the remaining epochs, and writes the run's files where there is a folder `run`.
 
-    Each epoch is a `fit` of its own, on batches that end with it: an execution of several steps
-    ends where the batches do, and would go on into the next epoch without that end.
+    An epoch that was stopped in its middle is completed by a `fit` of its own.
     """
     writing: list = []
     line = progress.Progress(config.epochs)
@@ -58,8 +57,7 @@ def train_epochs(
 
     images = order.in_tensors(images)
 
-    def fit(epoch: int, steps_done: int) -> None:
-        steps = config.steps_per_epoch - steps_done
+    def fit(first_epoch: int, epochs: int, steps: int, *more) -> None:
         batches = functools.partial(
             order.batches,
             images,
@@ -68,22 +66,29 @@ def train_epochs(
             first_step=model.steps_done,
             parts=config.discriminator_steps,
         )
-        of_epoch = [*writing, *([callbacks.KeepMetrics(model)] if steps_done else [])]
         model.fit(
-            distribution.share(context, batches, steps),
-            initial_epoch=epoch,
-            epochs=epoch + 1,
+            distribution.share(context, batches, steps * (epochs - first_epoch)),
+            initial_epoch=first_epoch,
+            epochs=epochs,
             steps_per_epoch=steps,
             shuffle=False,  # the pipeline does it, as a function of the seed and the epoch
-            callbacks=callbacks.Callbacks(of_epoch, add_history=True, model=model, steps=steps),
+            callbacks=callbacks.Callbacks(
+                [*writing, *more], add_history=True, model=model, steps=steps
+            ),
             verbose=0,  # Keras's bar of seven metrics needs 206 columns
         )
 
     model.steps_per_execution = runtime.steps_per_execution(context.num_replicas)
-    first, steps_done = divmod(model.steps_done, config.steps_per_epoch)
+    epoch, steps_done = divmod(model.steps_done, config.steps_per_epoch)
     with contextlib.ExitStack() as stack:
         stack.callback(line.end_line)
         if run:
             stack.enter_context(checkpoint.saving_on_signals())
-        for epoch in range(first, config.epochs):
-            fit(epoch, steps_done if epoch == first else 0)
+        if steps_done:
+            remaining = config.steps_per_epoch - steps_done
+            fit(epoch, epoch + 1, remaining, callbacks.KeepMetrics(model))
+            epoch += 1
+        # Several steps in one call end where the batches do: Keras would go on into the next epoch.
+        together = 1 if model.steps_per_execution > 1 else max(config.epochs - epoch, 1)
+        for first in range(epoch, config.epochs, together):
+            fit(first, first + together, config.steps_per_epoch)
