@@ -106,9 +106,8 @@ def main(flags) -> None:
     from tfgan_mnist.evaluation.random_features import RandomFeatures
 
     data_set = data.load(flags.dataset, flags.data_dir or None, flags.manual_dir or None)
-    extractors = {each.version: each for each in (choice.find(data_set, flags.data_dir),)}
-    of_random = RandomFeatures(data_set)
-    for name, extractor in (extractors | {of_random.version: of_random}).items():
+    found = choice.find(data_set, flags.data_dir), RandomFeatures(data_set)
+    for name, extractor in {each.version: each for each in found}.items():
         print(f"\n{name}, {min(flags.num, len(data_set.test.images)):,} images of {data_set.name}")
         print("| change | noticed from | grows | FID relative to real images' at each level |")
         print("|---|---|---|---|")

@@ -274,7 +274,7 @@ def test_alpha_is_laid_on_the_background(root, background):
 
 def test_of_oblong_images_the_centred_square_is_used(root, capsys):
     images = data.load("tiny_oblong", root).train.images
-    assert "tiny_oblong: of images that are not square the centred" in capsys.readouterr().err
+    assert "tiny_oblong: of oblong images the central square" in capsys.readouterr().err
     expected = sorted(image[:, 16:44].tobytes() for image in examples(TinyOblong))
     assert sorted(map(bytes, images)) == expected
 

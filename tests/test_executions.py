@@ -1,6 +1,7 @@
 """Several training steps in one call from Python: a run does not depend on their number."""
 
 import csv
+import json
 import os
 import signal
 
@@ -8,7 +9,7 @@ import checkpoint_values
 import pytest
 import tensorflow as tf
 
-from tfgan_mnist import data, train
+from tfgan_mnist import data, runs, train
 from tfgan_mnist.errors import Stopped, UserError
 from tfgan_mnist.training import callbacks, fit, runtime
 
@@ -97,3 +98,13 @@ def test_a_resumed_run_keeps_the_choice_of_xla(run, tmp_path, monkeypatch):
         run("run", 1, "--xla=no")
     with pytest.raises(Built, match="True"):
         run("asked", 1, "--xla=yes")
+
+
+def test_a_run_of_before_an_option_goes_on(run, tmp_path, monkeypatch):
+    run("run", 1)
+    path = tmp_path / "run" / runs.CONFIG
+    saved = json.loads(path.read_text())
+    del saved["config"]["xla"], saved["config"]["packing"]
+    path.write_text(json.dumps(saved))
+    train.main(train.parser().parse_args([f"--resume={tmp_path / 'run'}", "--epochs=3"]))
+    assert runs.read_history(tmp_path / "run")[0][-1]["epoch"] == 3

@@ -113,10 +113,9 @@ def evaluate(samples: Samples, output: Path | None, flags) -> dict[str, Any]:
     """Prints the table, writes metrics.json and report.png to `output`, and returns the results."""
     dataset, data_dir = flags.dataset or samples.dataset, flags.data_dir or samples.data_dir
     if not dataset:
-        raise UserError(f"{samples.name}: it is not known of which data set. Give --dataset.")
+        raise UserError(f"{samples.name}: unknown data set; give --dataset")
     cli.start_tensorflow()
     from tfgan_mnist.evaluation import choice
-    from tfgan_mnist.evaluation.random_features import RandomFeatures
 
     # First what may fail at once.
     if output:
@@ -134,7 +133,7 @@ def evaluate(samples: Samples, output: Path | None, flags) -> dict[str, Any]:
         seed=flags.seed,
         data_dir=data_dir,
         with_gan_train=flags.gan_train,
-        second=RandomFeatures(data_set) if extractor.num_classes else None,
+        second=choice.second(extractor, data_set),
     )
     print(report.describe(found.results))
     if output:
@@ -207,7 +206,9 @@ def parser() -> cli.Parser:
     parser.add_argument("--seed", type=int, default=0, help="of the samples (default: 0)")
     help_text = "also the accuracy of a classifier trained on labelled samples"
     parser.add_argument("--gan_train", action="store_true", help=help_text)
-    parser.add_argument("--dataset", default="", help="default: the run's, the export's, or mnist")
+    parser.add_argument(
+        "--dataset", default="", help="the run's, the export's, or mnist for images of 28x28x1"
+    )
     parser.add_argument("--data_dir", default="", help="default: the run's, or TFDS's usual place")
     parser.add_argument("--output", default="", metavar="FOLDER", help="default: the run's folder")
     return parser

@@ -130,7 +130,9 @@ def locked(folder: Path, wait: bool) -> Iterator[None]:
 
 @contextlib.contextmanager
 def alone(folder: Path) -> Iterator[None]:
-    """Makes a folder below the data folder, waits for other commands in it, clears up after killed.
+    """Makes a folder below the data folder and locks it; removes what killed commands left.
+
+    Waits for other commands that have locked it.
 
     Raises:
       UserError: it cannot be written.

@@ -8,7 +8,8 @@ samples.gif      the same over time
 curves.png       log and evaluations as a picture
 checkpoints/     the newest, which `--resume` continues from, and that of the best evaluation
 models/          with --keep_every: epoch_005.keras, epoch_010.keras, ...
-metrics.json     on the test images: the discriminator, and under "samples" the generator
+metrics.json     the features of evaluations.csv; on the test images: the discriminator, and under
+                 "samples" the generator
 report.png       the pictures to "samples"
 exported         the path of the export, written last
 export/          the export itself, where it would have hidden a better one

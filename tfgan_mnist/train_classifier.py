@@ -4,9 +4,10 @@ It is written to a folder where `evaluate` and `train` look, which train one the
 is none. The package has one for MNIST.
 """
 
+import contextlib
 from pathlib import Path
 
-from tfgan_mnist import cli
+from tfgan_mnist import cli, files
 from tfgan_mnist.errors import UserError
 
 MAX_PIXELS = 1024  # a side
@@ -34,9 +35,11 @@ def main(flags) -> None:
         )
     folder = classifier.folder_of(images.key, images.image_shape, flags.data_dir)
     folder = Path(flags.output or folder)
-    if folder.exists():
-        raise UserError(f"{folder} exists; give a new folder with --output")
-    classifier_training.make(images, folder, flags.seed)
+    # `train` may be making it at this moment.
+    with contextlib.nullcontext() if flags.output else files.alone(folder.parent):
+        if folder.exists():
+            raise UserError(f"{folder} exists; give a new folder with --output")
+        classifier_training.make(images, folder, flags.seed)
 
 
 def parser() -> cli.Parser:

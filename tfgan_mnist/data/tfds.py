@@ -78,7 +78,7 @@ def load(
     found = [split for split in ("test", "validation") if split in splits]
     height, width, _ = builder.info.features["image"].shape
     if height is None or height != width:
-        sys.stderr.write(f"{name}: of images that are not square the centred square is used\n")
+        sys.stderr.write(f"{name}: of oblong images the central square is used\n")
     if found:
         test = _read(name, builder, found[0], image_size, channels, color)
     else:

@@ -36,6 +36,11 @@ def find(data_set: ImageData, data_dir: str = "") -> AnyExtractor:
         return classifier_training.make(data_set, folder)
 
 
+def second(extractor: AnyExtractor, data_set: ImageData) -> RandomFeatures | None:
+    """The features whose scores stand beside those of a classifier."""
+    return RandomFeatures(data_set) if extractor.num_classes else None
+
+
 def _read(folder: Path, data_set: ImageData) -> Classifier | None:
     """The classifier in a folder; None if there is none, or its classes are not the data's."""
     found = classifier.read(folder) if folder.is_dir() else None

@@ -87,6 +87,9 @@ def group(evaluated: list[EvaluatedRun]) -> Groups:
                     f"{run.name}, both with seed {run.config.seed}"
                 )
         members.append(run)
+    seconds = {run.results["second"]["features"] for run in evaluated if "second" in run.results}
+    if len(seconds) > 1:
+        raise UserError(f"second features: expected the same; received {', '.join(seconds)}")
     return groups
 
 

@@ -6,7 +6,7 @@ gives the distance to the nearest training image.
 
 import numpy as np
 
-FEWEST_IN_CELL = 20  # of each kind; the statistic is nearly normal from about there
+MIN_IN_CELL = 20  # of each kind; the statistic is nearly normal from about there
 
 
 def authenticity(distances: np.ndarray, between_training: np.ndarray) -> float:
@@ -35,12 +35,12 @@ def copying(
     arXiv:2004.05675: the mean of the cells' Mann-Whitney statistics, weighted by their test
     images. About N(0, 1) over the square root of the number of cells for unseen real images; well
     below: copies; well above: samples that lie further off than real images. NaN where no cell has
-    FEWEST_IN_CELL of both.
+    MIN_IN_CELL of both.
     """
     total, weight = 0.0, 0
     for cell in np.unique(test_cells):
         ours, theirs = distances[cells == cell], np.sort(test_distances[test_cells == cell])
-        if min(len(ours), len(theirs)) >= FEWEST_IN_CELL:
+        if min(len(ours), len(theirs)) >= MIN_IN_CELL:
             total += len(theirs) * _standardised_u(ours, theirs)
             weight += len(theirs)
     return total / weight if weight else float("nan")

@@ -130,7 +130,8 @@ def reference(
     real = compute_reference(extractor, test.images)
     random = np.random.default_rng(BASELINE_SEED)
     drawn = random.choice(len(train.images), min(count, len(train.images)), replace=False)
-    some, others = np.split(random.permutation(len(test.images))[: 2 * NEAREST], [NEAREST])
+    half = min(NEAREST, len(test.images) // 2)
+    some, others = np.split(random.permutation(len(test.images))[: 2 * half], [half])
     cells = _cells(real.logits)
     nearest, distances = neighbours.nearest_images(test.images[some], train.images)
     real = real._replace(distances=distances, cells=cells[some])
@@ -175,14 +176,9 @@ def evaluate(
     # Files of samples are often sorted by class, and some metrics take the first ones only.
     order = np.random.default_rng(0).permutation(len(pixels))
     pixels = pixels[order]
-    if not extractor.num_classes:
-        labels = None
     if labels is not None:
-        try:
-            metrics.check_labels(labels, len(pixels), extractor.num_classes)
-        except ValueError as error:
-            raise UserError(f"classes of {data_set.name}: {error}") from error
-        labels = labels[order]
+        _check_labels(labels, len(pixels), extractor, data_set)
+        labels = labels[order] if extractor.num_classes else None
     with_gan_train = with_gan_train and labels is not None
     real = reference(extractor, data_set, len(pixels), data_dir, with_gan_train)
     features, logits = extractor.features_and_logits(pixels)
@@ -224,6 +220,17 @@ def evaluate(
     pairs = np.stack([some, train.images[nearest]])
     outputs = logits, features, real.manifold.features
     return report.Evaluation(results, pixels, *outputs, pairs, distances, real.distances)
+
+
+def _check_labels(
+    labels: np.ndarray, num: int, extractor: "AnyExtractor", data_set: "ImageData"
+) -> None:
+    """Raises UserError for labels that are not (num,) classes of the data."""
+    if extractor.num_classes:
+        try:
+            metrics.check_labels(labels, num, extractor.num_classes)
+        except ValueError as error:
+            raise UserError(f"classes of {data_set.name}: {error}") from error
 
 
 def _nearness(nearest: np.ndarray, distances: np.ndarray, training: np.ndarray) -> dict[str, float]:

@@ -133,8 +133,8 @@ class RunEvaluation(Evaluation):
         known = runs.read_metrics(run).get("evaluations", {}).get("features", features)
         if self.rows and known != features:
             raise UserError(
-                f"{self.path}: its figures are of the features {known}; those of today would be of "
-                f"{features}. Move it to another place to begin with them anew."
+                f"{self.path}: has scores by the features {known}; expected {features}. Move the "
+                "file away to start a new one."
             )
         runs.add_metrics(run, evaluations={"features": features})
 
@@ -154,7 +154,9 @@ def draw(
     model: GAN, num: int, seed: int, real_labels: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray | None]:
     """Samples float32 (num, H, W, C) in [-1, 1], and labels (num,) as frequent as the real ones."""
-    labels = protocol.draw_labels(real_labels, num, seed) if model.num_classes else None
+    labels = model.labels(num)
+    if labels is not None and real_labels.any():  # data without labels has zeros
+        labels = protocol.draw_labels(real_labels, num, seed)
     return model.sample(model.latents(num, seed), labels), labels
 
 

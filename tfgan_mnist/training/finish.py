@@ -68,6 +68,7 @@ def write_report(
         source=runs.name_of(run, model.steps_done),
         seed=0,
         data_dir=data_dir,
+        second=choice.second(extractor, data_set),
     )
     protocol.write(evaluation, run)
     print(f"\n{report.describe(evaluation.results)}\nScores:   {run / runs.METRICS}")
@@ -79,7 +80,9 @@ def draw_pictures(run: Path) -> None:
         (run / runs.SAMPLES).glob("epoch_*.png"),
         key=lambda path: (len(path.name), path.name),  # epoch_1000 after epoch_999
     )
-    pictures.write_gif(run / runs.GIF, [pictures.read(path)[0] for path in grids], GIF_MILLISECONDS)
+    frames = [pictures.read(path)[0] for path in grids]
+    frames = [each for each in frames if each.shape == frames[-1].shape]  # `grid` may have changed
+    pictures.write_gif(run / runs.GIF, frames, GIF_MILLISECONDS)
     _, facts = runs.read(run)
     features = runs.read_metrics(run).get("evaluations", {}).get("features", "")
     curves.draw(*runs.read_history(run), run / runs.CURVES, facts.class_names, features)

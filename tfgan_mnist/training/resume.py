@@ -28,6 +28,8 @@ def expect_same_config(run: Path, former: Config, received: Config) -> None:
     for key, value in dataclasses.asdict(former).items():
         if key == "dataset" and os.path.isabs(value):
             continue  # pictures may lie elsewhere now; it is their content that has to be the same
+        if key == "xla" and value == "auto":
+            continue  # a run of before this option; the machine decided then too
         if key not in MAY_CHANGE and getattr(received, key) != value:
             raise UserError(
                 f"{key}: {run} was begun with {value!r}; received {getattr(received, key)!r}. "
