@@ -37,7 +37,7 @@ def test_endings_in_capitals(tmp_path, exports):
     for name in ("A.NPZ", "A.PNG"):
         run(generate, f"--saved_model={exports}/dcgan", "--num=4", f"--output={tmp_path}/{name}")
     samples = evaluate.of_images(tmp_path / "A.NPZ", None, 0)
-    assert samples.make()[0].shape == (4, 28, 28, 1)
+    assert samples.make(None)[0].shape == (4, 28, 28, 1)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["A.NPZ", "A.PNG"]
 
 
