@@ -312,7 +312,7 @@ ZEROS = np.zeros((MIN_IMAGES, 28, 28), np.uint8)
     [
         (ZEROS[1:], None, "samples: expected at least 1,000 images; received 999"),
         (ZEROS[:, :, :20], None, "square images; received 20 x 28"),
-        (np.zeros((MIN_IMAGES, 32, 32, 3), np.uint8), None, "not known of which .*Give --dataset"),
+        (np.zeros((MIN_IMAGES, 32, 32, 3), np.uint8), None, "unknown data set; give --dataset"),
         (ZEROS, np.zeros(5, int), r"1000 labels; received shape \(5,\)"),
         (ZEROS, np.zeros(MIN_IMAGES), "mnist: .*integers; received .*float64"),
         (ZEROS, np.full(MIN_IMAGES, 10), r"mnist: expected labels 0\.\.9; received 10\.\.10"),
@@ -345,5 +345,5 @@ def test_an_export_without_a_data_set_in_its_card(command, tmp_path):
     described = json.loads((version / card.CARD).read_text())
     del described["config"]
     (version / card.CARD).write_text(json.dumps(described))
-    with pytest.raises(UserError, match="not known of which data set. Give --dataset"):
+    with pytest.raises(UserError, match="unknown data set; give --dataset"):
         command(f"--saved_model={version}", f"--num={MIN_IMAGES}")

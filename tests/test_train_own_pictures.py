@@ -168,7 +168,7 @@ def test_the_first_run_makes_the_classifier(tmp_path, run_train, few_samples, ca
     shutil.rmtree(folder)
     flags = f"--data_dir={tmp_path / 'data'}", f"--dataset={file}", "--seed=1"
     command(train_classifier, *flags)
-    with pytest.raises(UserError, match=r"evaluations.csv: its figures are of the features some"):
+    with pytest.raises(UserError, match=r"evaluations.csv: has scores by the features some"):
         run_train(f"--resume={run}", "--epochs=2")
 
 
