@@ -109,8 +109,11 @@ def reference(
     count: int,
     data_dir: str = "",
     gan_train: bool = False,
+    nearest: bool = True,
 ) -> Reference:
     """The test images as a reference with the baseline for `count` samples, cached in `data_dir`.
+
+    With `nearest` also what is said of the nearest training images, which takes longest.
 
     The baseline is `count` random training images instead of samples; for label accuracy and the
     distance to the nearest training image it is the test images.
@@ -119,7 +122,7 @@ def reference(
     # The name has digests, since a data set or classifier may be made anew under the same name.
     about = data_set.name, extractor.name, data_set.fingerprint[:8], extractor.digest, str(count)
     name = "-".join(about).replace("/", "-")
-    name += f"{'-gan-train' * gan_train}-v{CACHE_VERSION}.npz"
+    name += f"{'-gan-train' * gan_train}{'-scores' * (not nearest)}-v{CACHE_VERSION}.npz"
     path = files.data_folder(data_dir) / CACHE / name
     damaged = (OSError, ValueError, LookupError, EOFError, zipfile.BadZipFile)
     with contextlib.suppress(*damaged), np.load(path, allow_pickle=False) as kept:
@@ -130,17 +133,16 @@ def reference(
     real = compute_reference(extractor, test.images)
     random = np.random.default_rng(BASELINE_SEED)
     drawn = random.choice(len(train.images), min(count, len(train.images)), replace=False)
-    half = min(NEAREST, len(test.images) // 2)
-    some, others = np.split(random.permutation(len(test.images))[: 2 * half], [half])
-    cells = _cells(real.logits)
-    nearest, distances = neighbours.nearest_images(test.images[some], train.images)
-    real = real._replace(distances=distances, cells=cells[some])
-    _, of_others = neighbours.nearest_images(test.images[others], train.images)
-    baseline = {
-        **scores(*extractor.features_and_logits(train.images[drawn]), real),
-        **_nearness(nearest, distances, train.images),
-        **_copying(of_others, cells[others], real),
-    }
+    baseline = scores(*extractor.features_and_logits(train.images[drawn]), real)
+    if nearest:
+        half = min(NEAREST, len(test.images) // 2)
+        some, others = np.split(random.permutation(len(test.images))[: 2 * half], [half])
+        cells = _cells(real.logits)
+        found, distances = neighbours.nearest_images(test.images[some], train.images)
+        real = real._replace(distances=distances, cells=cells[some])
+        _, of_others = neighbours.nearest_images(test.images[others], train.images)
+        baseline |= _nearness(found, distances, train.images)
+        baseline |= _copying(of_others, cells[others], real)
     if extractor.num_classes:
         baseline["label_accuracy"] = metrics.label_accuracy(real.logits, test.labels)
     if gan_train:
@@ -148,7 +150,7 @@ def reference(
         baseline["gan_train_accuracy"] = _gan_train_accuracy(*labelled, data_set)
     # A folder that is read-only costs time only.
     with contextlib.suppress(OSError), files.write_atomically(path) as partial:
-        arrays = {"logits": real.logits, "distances": distances, "cells": real.cells}
+        arrays = {"logits": real.logits, "distances": real.distances, "cells": real.cells}
         np.savez(partial, json=json.dumps(baseline), **(real.manifold._asdict() | arrays))
     return real._replace(baseline=baseline)
 
@@ -257,7 +259,7 @@ def _scores_by(
     extractor: "AnyExtractor", data_set: "ImageData", pixels: np.ndarray, data_dir: str
 ) -> dict[str, Any]:
     """The scores of samples uint8 (N, H, W, C) by other features, for the report."""
-    real = reference(extractor, data_set, len(pixels), data_dir)
+    real = reference(extractor, data_set, len(pixels), data_dir, nearest=False)
     values = scores(*extractor.features_and_logits(pixels), real)
     floor = {key: real.baseline[key] for key in values}
     return {"features": extractor.version, "scores": values, "floor": floor}
