@@ -114,11 +114,8 @@ def draw(path: Path, found: Evaluation) -> None:
     # Rows of ten samples, each with a row of training images below.
     shape = found.pixels.shape[1:]
     pairs = found.pairs[:, :50].reshape(2, 5, 10, *shape).swapaxes(0, 1).reshape(100, *shape)
-    for panel, tiles, title in (
-        (grid, found.pixels[:100], "samples"),
-        (neighbours, pairs, "samples, nearest training image below"),
-    ):
-        _draw_grid(panel, tiles, title)
+    _draw_grid(grid, found.pixels[:100], "samples")
+    _draw_grid(neighbours, pairs, "samples, nearest training image below")
     _draw_classes(found, classes, worst, best)
 
     longest = max(found.distances.max(), found.real_distances.max())
