@@ -64,7 +64,7 @@ class AdversarialModel(keras.Model):
             raise ValueError(f"ema: expected 0 <= ema < 1; received {ema}")
         rules.check_packing(packing, self.num_classes is not None)
         image_shape = networks.image_shape_of(generator, discriminator, image_shape, packing)
-        packed_shape = (*image_shape[:2], image_shape[2] * packing)
+        packed_shape = networks.packed_shape(image_shape, packing)
         with networks.seeded(seed):
             self.generator = generator or self.default_generator(image_shape)
             self.discriminator = discriminator or self.default_discriminator(packed_shape)

@@ -50,6 +50,12 @@ def clone(network: keras.Model) -> keras.Model:
     return copied
 
 
+def packed_shape(image_shape: Sequence[int], packing: int) -> tuple[int, ...]:
+    """(H, W, C) -> (H, W, C * packing), of what the discriminator sees."""
+    height, width, channels = image_shape
+    return height, width, channels * packing
+
+
 def image_shape_of(
     generator: keras.Model | None,
     discriminator: keras.Model | None,

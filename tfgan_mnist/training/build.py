@@ -5,7 +5,7 @@ from typing import Any
 import tensorflow as tf
 
 from tfgan_mnist.config import Config
-from tfgan_mnist.models import cdcgan, dcgan, mlp, optimizers
+from tfgan_mnist.models import cdcgan, dcgan, mlp, networks, optimizers
 from tfgan_mnist.models.gan import GAN
 
 Shape = tuple[int, int, int]
@@ -42,7 +42,7 @@ def _model(config: Config, image_shape: Shape, num_classes: int) -> GAN:
     # With one replica synchronised batch norm is the same and slower.
     replicas = tf.distribute.get_strategy().num_replicas_in_sync
     sync = {"sync_batch_norm": config.sync_batch_norm and replicas > 1}
-    seen_shape = (*image_shape[:2], image_shape[2] * config.packing)  # by the discriminator
+    seen_shape = networks.packed_shape(image_shape, config.packing)
     of_discriminator = {
         "batch_norm": config.d_batch_norm,
         "dropout": config.d_dropout,

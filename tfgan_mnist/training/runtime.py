@@ -8,6 +8,8 @@ import keras
 import tensorflow as tf
 from tensorflow.python.framework import config
 
+from tfgan_mnist.models import optimizers
+
 
 def configure(seed: int, precision: str) -> None:
     """Seeds Python, NumPy and TensorFlow, makes operations deterministic, sets the precision.
@@ -66,7 +68,7 @@ def resolve_xla(xla: str) -> str:
 
 def use_xla() -> bool:
     """Whether XLA makes the step faster: on a GPU, but not on every CPU (docs/speed.md)."""
-    return bool(tf.config.list_physical_devices("GPU"))
+    return optimizers.on_gpu()
 
 
 def steps_per_execution(num_replicas: int) -> int:
@@ -75,7 +77,7 @@ def steps_per_execution(num_replicas: int) -> int:
     On a GPU such a call takes longer than a step, on a CPU little (docs/speed.md). Signals wait for
     the end of a call, which has to come within a second. Keras cannot do it on several workers.
     """
-    return 16 if num_replicas == 1 and tf.config.list_physical_devices("GPU") else 1
+    return 16 if num_replicas == 1 and optimizers.on_gpu() else 1
 
 
 def num_cores() -> int:
