@@ -133,7 +133,8 @@ def test_pictures_without_labels(tmp_path, run_train, few_samples, capsys):
     # The other command prints the same, and an export tells both numbers and the features.
     command(evaluate, f"--run={run}", f"--num={protocol.NUM}")
     assert runs.read_metrics(run)["samples"]["scores"] == results["scores"]
-    command(generate, f"--saved_model={tmp_path / 'saved_models' / 'dcgan'}", "--num=2")
+    export = tmp_path / "saved_models" / "dcgan"
+    command(generate, f"--saved_model={export}", "--num=2", f"--output={tmp_path / 'two.png'}")
     assert re.search(r"FID \S+, KID \S+ on some.npy by random-8x1-v1", capsys.readouterr().out)
     with pytest.raises(UserError, match="expected pictures of 2 classes or more"):
         command(train_classifier, f"--dataset={file}", f"--data_dir={tmp_path / 'data'}")
