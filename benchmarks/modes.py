@@ -13,15 +13,13 @@ Each training is a run in --runs, continued if it is there already. --count take
 runs. Each appends a line to results/modes.jsonl; "seconds" are those of its steps.
 """
 
-import json
 from pathlib import Path
 
 import numpy as np
 
-from benchmarks import records
-from benchmarks.time_to_quality import mean
-from tfgan_mnist import cli, generate, runs, train
-from tfgan_mnist.config import FIELDS, resolve
+from benchmarks import records, variants
+from tfgan_mnist import cli, generate, runs
+from tfgan_mnist.config import resolve
 
 NUM = 25_600  # samples
 RECIPE = {"model": "dcgan", "dataset": "stacked_mnist"}
@@ -29,16 +27,7 @@ RECIPE = {"model": "dcgan", "dataset": "stacked_mnist"}
 R3GAN = {"loss": "relativistic", "r1": 1.0, "r2": 1.0, "d_batch_norm": False, "hidden_dense": False}
 # What each variant changes in the recipe.
 VARIANTS: dict[str, dict] = {"dcgan": {}, "relativistic": R3GAN, "packing": {"packing": 2}}
-
-
-def trained(variant: str, seed: int, arguments) -> Path:
-    """Trains a variant, as far as that has not been done, and returns its run."""
-    own = {"seed": seed, "epochs": arguments.epochs, "data_dir": arguments.data_dir}
-    exports = str(arguments.runs / "exports")
-    config = resolve(RECIPE | own | {"export_root": exports} | VARIANTS[variant])
-    run = arguments.runs / f"{variant}-{config.epochs}-{seed}"
-    train.train(config, run, runs.read(run) if run.exists() else None)
-    return run
+SCORES = {"modes": "modes", "kl": "KL", "seconds": "seconds"}
 
 
 def measure(run: Path, variant: str) -> None:
@@ -68,40 +57,27 @@ def measure(run: Path, variant: str) -> None:
     records.append("modes", row)
 
 
-def report() -> str:
-    """Returns a table of means ± standard errors over seeds; of repeated runs the last counts."""
-    lines = (records.RESULTS / "modes.jsonl").read_text().splitlines()
-    rows = {(row["variant"], row["epochs"], row["seed"]): row for row in map(json.loads, lines)}
-    cells = []
-    for variant, epochs in dict.fromkeys(key[:2] for key in rows):
-        own = [row for key, row in rows.items() if key[:2] == (variant, epochs)]
-        values = (mean([row[key] for row in own]) for key in ("modes", "kl", "seconds"))
-        cells.append((variant, epochs, *values, len(own)))
-    real = next(reversed(rows.values()))["real"]
-    cells.append(("test images", "", real["modes"], real["kl"], "", ""))
-    return records.table(cells, ("variant", "epochs", "modes", "KL", "seconds", "seeds"))
-
-
 def main(arguments) -> None:
     """Measures what the flags name, and prints the table."""
     for run in arguments.count:
         measure(run, run.name)
+    own = {"epochs": arguments.epochs, "data_dir": arguments.data_dir}
     for seed in [] if arguments.count or arguments.report else arguments.seeds:
         for variant in arguments.variants:
-            measure(trained(variant, seed, arguments), variant)
-    print(report())
+            values = RECIPE | own | {"seed": seed} | VARIANTS[variant]
+            run = arguments.runs / f"{variant}-{arguments.epochs}-{seed}"
+            measure(variants.trained(run, values), variant)
+    print(variants.report("modes", ("variant", "epochs"), SCORES))
 
 
 def parser() -> cli.Parser:
     """Returns the flags."""
     parser = cli.Parser("modes", __doc__)
-    parser.add_argument("--variants", nargs="+", choices=VARIANTS, default=list(VARIANTS))
-    parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2])
-    parser.add_argument("--epochs", type=int, default=FIELDS["epochs"].default, help="of each run")
-    parser.add_argument("--runs", type=Path, default=Path("runs/modes"), metavar="FOLDER")
+    variants.add_flags(parser, VARIANTS, "runs/modes")
+    epochs = resolve(RECIPE).epochs
+    parser.add_argument("--epochs", type=int, default=epochs, help="of each run")
     parser.add_argument("--data_dir", default="", help="where prepared data sets are")
     parser.add_argument("--count", nargs="+", type=Path, default=[], help="finished runs")
-    parser.add_argument("--report", action="store_true", help="only print the existing results")
     return parser
 
 

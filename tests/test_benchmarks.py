@@ -9,10 +9,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from benchmarks import baselines, modes, records, search, step, time_to_quality
+from benchmarks import baselines, few_images, modes, records, search, step, time_to_quality
 from benchmarks.timed import TimedTraining
 from tfgan_mnist import config
 from tfgan_mnist.data import datasets
+from tfgan_mnist.evaluation import protocol
 
 BATCH = 8
 # With batch norm's statistics, as in the examples' own summaries; PyTorch's is counted by hand.
@@ -158,6 +159,7 @@ def test_a_trial_records_what_differs(log, mnist, data_dir, tmp_path, monkeypatc
     assert {"why", "seconds", "wall", "fid", "recall", "d_loss"} <= set(rows[0])
 
 
+@pytest.mark.slow
 def test_modes_are_counted_and_a_finished_run_is_not_trained_again(
     log, data_dir, mnist, tmp_path, monkeypatch, capsys
 ):
@@ -169,13 +171,32 @@ def test_modes_are_counted_and_a_finished_run_is_not_trained_again(
     monkeypatch.setattr("sys.argv", [*flags, f"--runs={tmp_path}/r", f"--data_dir={data_dir}"])
     for _ in range(2):
         modes.main(modes.parser().parse_args())
-    assert capsys.readouterr().out.count("Nothing left to do") == 1
+    output = capsys.readouterr().out
+    assert output.count("Nothing left to do") == 1
     first, again = map(json.loads, (tmp_path / "modes.jsonl").read_text().splitlines())
     assert (first["variant"], first["seed"], first["configuration"]["packing"]) == ("packing", 3, 2)
     assert first["modes"] == again["modes"] <= 40
     assert 0 < first["real"]["kl"] < first["kl"]
-    *_, variant, real = modes.report().splitlines()
-    assert variant.startswith("| packing ") and real.startswith("| test images ")
+    *_, variant, real = output.splitlines()
+    assert variant.startswith("| packing ") and real.startswith("| real ")
+
+
+@pytest.mark.slow
+def test_augmentation_is_compared_on_few_digits(
+    log, data_dir, mnist, tmp_path, monkeypatch, capsys
+):
+    monkeypatch.setenv("TFDS_DATA_DIR", str(data_dir))
+    monkeypatch.setattr(protocol, "NUM", protocol.MIN_SAMPLES)
+    small = {key: {**values, **TINY["dcgan"]} for key, values in few_images.VARIANTS.items()}
+    monkeypatch.setattr(few_images, "VARIANTS", small)
+    flags = ["few_images", "--seeds", "3", "--nums", "100", "--updates", "8"]
+    monkeypatch.setattr("sys.argv", [*flags, f"--runs={tmp_path}/r"])
+    few_images.main(few_images.parser().parse_args())
+    rows = [json.loads(line) for line in (tmp_path / "few_images.jsonl").read_text().splitlines()]
+    assert [row["configuration"]["augment"] for row in rows] == ["none", "translation"]
+    assert all(row["fid"] > row["real"]["fid"] > 0 for row in rows)
+    *_, none, translation, real = capsys.readouterr().out.splitlines()
+    assert [line.split()[1] for line in (none, translation, real)] == [*small, "real"]
 
 
 def test_steps_are_compared_in_two_rounds(monkeypatch, capsys):
