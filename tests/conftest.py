@@ -14,6 +14,12 @@ os.environ.setdefault("MPLBACKEND", "Agg")
 # Figures and tolerances are a CPU's, and two processes of tests would fight for a GPU's memory.
 os.environ["CUDA_VISIBLE_DEVICES"] = os.environ.get("TFGAN_MNIST_TEST_GPU", "-1")
 
+# Each of the parallel processes keeps to its own cores: threads that share them wait for each
+# other, which takes several times the time.
+if "PYTEST_XDIST_WORKER" in os.environ and hasattr(os, "sched_setaffinity"):
+    worker, count = (os.environ[f"PYTEST_XDIST_{key}"] for key in ("WORKER", "WORKER_COUNT"))
+    os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[int(worker[2:]) :: int(count)])
+
 import pytest
 
 
