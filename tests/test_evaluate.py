@@ -10,32 +10,37 @@ from PIL import Image
 from tfgan_mnist import data, evaluate, export, generate, runs
 from tfgan_mnist.config import resolve
 from tfgan_mnist.errors import UserError
-from tfgan_mnist.evaluation import classifier_training, comparison, metrics, protocol
+from tfgan_mnist.evaluation import classifier_training, comparison, metrics, protocol, report
 from tfgan_mnist.exports import card
 from tfgan_mnist.training import build, checkpoints
 
 FACTS = runs.DataFacts(image_shape=(28, 28, 1), num_classes=10, num_images=60_000)
 COUNT = 2000  # the same in all tests, so that they share a reference
+NUM_TRAIN = 12_000
+draw_report = report.draw
 MIN_IMAGES = protocol.MIN_SAMPLES
 
 
 @pytest.fixture(scope="module")
-def place(tmp_path_factory, data_dir, mnist):
-    """A data_dir with the prepared MNIST and without cached references."""
-    place = tmp_path_factory.mktemp("data")
-    (place / "mnist").symlink_to(data_dir / "mnist")
-    return place
+def place(tmp_path_factory):
+    """A data_dir without cached references."""
+    return tmp_path_factory.mktemp("data")
 
 
 @pytest.fixture(scope="module", autouse=True)
-def quick():
-    """Reads the data once, and takes fewer neighbours, subsets and steps."""
+def quick(mnist):
+    """A part of the data, fewer neighbours, subsets and steps; no pictures."""
+    few = mnist._replace(
+        train=data.Split(*(part[:NUM_TRAIN] for part in mnist.train)),
+        test=data.Split(*(part[:COUNT] for part in mnist.test)),
+    )
     few_subsets = functools.partial(metrics.kernel_distance, subsets=20)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(metrics, "kernel_distance", few_subsets)
         patch.setattr(protocol, "NEAREST", 200)
         patch.setattr(classifier_training, "GAN_TRAIN_STEPS", 40)
-        patch.setattr(data, "load", functools.cache(data.load))
+        patch.setattr(data, "load", lambda *arguments: few)
+        patch.setattr(report, "draw", lambda path, found: None)
         yield
 
 
@@ -77,10 +82,11 @@ def make_run(root, name="gan"):
 # Images
 
 
-def test_real_images_are_near_the_baseline(results_of, tmp_path, mnist, capsys):
+def test_real_images_are_near_the_baseline(results_of, tmp_path, mnist, monkeypatch, capsys):
+    monkeypatch.setattr(report, "draw", draw_report)
     # Neither the test images nor those of the baseline.
-    drawn = np.random.default_rng(protocol.BASELINE_SEED).choice(60_000, COUNT, replace=False)
-    rows = np.setdiff1d(np.arange(60_000), drawn)[:COUNT]
+    drawn = np.random.default_rng(protocol.BASELINE_SEED).choice(NUM_TRAIN, COUNT, replace=False)
+    rows = np.setdiff1d(np.arange(NUM_TRAIN), drawn)[:COUNT]
     results = results_of(mnist.train.images[rows], labels=mnist.train.labels[rows].astype(int))
     scores, real = results["scores"], results["floor"]
     assert real["fid"] / 2 < scores["fid"] < real["fid"] * 2 < 2
@@ -98,16 +104,19 @@ def test_real_images_are_near_the_baseline(results_of, tmp_path, mnist, capsys):
     assert "classifier_score" not in second["scores"]
 
     stated = [results[key] for key in ("generated", "real", "split", "dataset", "seed")]
-    assert stated == [2000, 10_000, "test", "mnist", 0]
+    assert stated == [2000, 2000, "test", "mnist", 0]
     assert results["features"].startswith("mnist-28x1-v1 (")
     output = capsys.readouterr().out
-    assert "2,000 samples, 10,000 test images of mnist" in output
+    assert "2,000 samples, 2,000 test images of mnist" in output
     assert "Real: the same metric on real images" in output
+    low, high = results["fid_interval"]
+    assert low < scores["fid"] < high
     for text in (
         second["features"],
         results["features"],
         f"{scores['fid']:.4g}",
         f"{real['fid']:.4g}",
+        f"FID of {low:.4g} to {high:.4g}",
     ):
         assert text in output
     with Image.open(tmp_path / runs.REPORT) as picture:
@@ -188,7 +197,6 @@ def test_an_untrained_run_keeps_what_train_wrote(command, tmp_path):
     assert written == trained
     assert results["source"] == "run 0001-gan, step 0"
     assert results["scores"]["fid"] > 20 * results["floor"]["fid"]
-    assert (run / runs.REPORT).exists()
 
 
 def test_an_export_scores_as_the_images_that_it_makes(command, place, tmp_path, mnist):
@@ -199,7 +207,7 @@ def test_an_export_scores_as_the_images_that_it_makes(command, place, tmp_path, 
     assert of_export["scores"]["label_accuracy"] == pytest.approx(0.1, abs=0.1)
 
     file = tmp_path / "samples.npz"
-    labels = ",".join(map(str, protocol.draw_labels(mnist.train.labels, COUNT, 3)))
+    labels = ",".join(map(str, protocol.draw_labels(mnist.train.labels[:NUM_TRAIN], COUNT, 3)))
     flags = [f"--saved_model={version}", f"--labels={labels}", "--seed=3", f"--output={file}"]
     generate.main(generate.parser().parse_args(flags))
     # A damaged file in the cache is written anew.
@@ -246,9 +254,9 @@ def evaluated_run(root, name, seed, fid, **sizes):
 
 def test_runs_side_by_side(command, tmp_path, capsys):
     made = [evaluated_run(tmp_path, "gan", i, fid) for i, fid in enumerate((8.0, 10.0, 9.0))]
-    made.append(evaluated_run(tmp_path, "dcgan", 0, 3.5, g_width=8))
-    made.append(evaluated_run(tmp_path, "dcgan", 0, 2.5, g_width=16))
-    command("--run", *made, f"--output={tmp_path / 'out'}")
+    alone = [evaluated_run(tmp_path, "dcgan", 0, 3.5, g_width=8)]
+    alone.append(evaluated_run(tmp_path, "dcgan", 0, 2.5, g_width=16))
+    command("--run", *made, *alone, f"--output={tmp_path / 'out'}")
     table = (tmp_path / "out" / comparison.TABLE).read_text()
     assert table in capsys.readouterr().out
     lines = [line.strip("| ").split("|") for line in table.splitlines() if line.startswith("|")]
@@ -264,6 +272,12 @@ def test_runs_side_by_side(command, tmp_path, capsys):
     assert rows["evaluations, s"][1] == "1.5"
     assert len(rows) == 7
     Image.open(tmp_path / "out" / comparison.PICTURE).verify()
+
+    others = [evaluated_run(tmp_path, "cdcgan", i, fid) for i, fid in enumerate((4.0, 5.0))]
+    command("--run", *made, *others)
+    chance = "| FID, p of no difference to gan"
+    (line,) = (x for x in capsys.readouterr().out.splitlines() if x.startswith(chance))
+    assert [cell.strip() for cell in line.split("|")[2:4]] == ["", "0.1"]  # of ten divisions
 
 
 @pytest.mark.parametrize(

@@ -11,7 +11,7 @@ import scipy.stats
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tfgan_mnist.evaluation import metrics, neighbours
+from tfgan_mnist.evaluation import comparison, metrics, neighbours
 
 
 @pytest.fixture
@@ -51,6 +51,33 @@ def test_frechet_distance_of_rank_deficient_covariances(random, count):
     distance = metrics.frechet_distance(left, right)
     assert np.isfinite(distance) and distance > 0
     assert metrics.frechet_distance(left, left) == pytest.approx(0.0, abs=1e-5)
+
+
+def test_frechet_distance_of_infinitely_many_samples(random):
+    real = metrics.Statistics(np.zeros(20), np.eye(20))
+    values = np.array(
+        [
+            (
+                metrics.frechet_distance(real, metrics.statistics(features)),
+                metrics.frechet_distance_infinity(real, features),
+            )
+            for features in (normal(random, 1000, 20, mean=0.1) for _ in range(10))
+        ]
+    )
+    biased, estimated = values.mean(axis=0)
+    assert biased > 0.25
+    assert estimated == pytest.approx(0.2, abs=0.02)  # 20 times 0.1^2
+
+
+def test_an_interval_covers_the_distances_of_other_samples(random):
+    real = metrics.Statistics(np.zeros(4), np.eye(4))
+    low, high = metrics.frechet_interval(real, normal(random, 500, 4, mean=0.3))
+    others = [
+        metrics.frechet_distance(real, metrics.statistics(normal(random, 500, 4, mean=0.3)))
+        for _ in range(200)
+    ]
+    # The difference of two such distances varies more than one of them.
+    assert np.mean([low <= each <= high for each in others]) == pytest.approx(0.84, abs=0.12)
 
 
 # Kernel distance
@@ -175,6 +202,18 @@ def test_histograms():
 def test_label_accuracy():
     logits = np.eye(3, dtype=np.float32)[[0, 1, 2, 2]]
     assert metrics.label_accuracy(logits, np.array([0, 1, 2, 1])) == 0.75
+
+
+def test_permutation_test():
+    a, b = [1.0, 2.0, 3.0], [10.0, 11.0, 12.0, 13.0]
+    found = comparison.permutation_test(a, b)
+
+    def difference(x, y, axis):
+        return abs(np.mean(x, axis) - np.mean(y, axis))
+
+    expected = scipy.stats.permutation_test((a, b), difference, alternative="greater")
+    assert found == pytest.approx(expected.pvalue) == 1 / 35
+    assert comparison.permutation_test([1.0, 2.0], [1.0, 2.0]) == 1
 
 
 # The discriminator

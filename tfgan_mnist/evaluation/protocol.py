@@ -20,16 +20,17 @@ from tfgan_mnist.evaluation import memorisation, metrics, neighbours, report
 
 if TYPE_CHECKING:  # commands check their flags before they import TensorFlow
     from tfgan_mnist.data import ImageData
-    from tfgan_mnist.evaluation.choice import AnyExtractor
+    from tfgan_mnist.evaluation.extractor import Extractor
 
 NUM = 10_000
 MIN_SAMPLES = 1000  # KID takes subsets of this size, and FID of fewer is mostly bias
+MIN_EXTRAPOLATED = 5000  # samples for `fid_infinity`, whose line is straight where many
 MIN_REAL = 100  # real images in each split
 NEAREST = 1000  # samples whose nearest training image is searched for: 2 s for MNIST
 BASELINE_SEED = 0  # of the random choice of real images
 QUANTILES = (0.0, 0.01, 0.1, 0.5, 0.9, 0.99, 1.0)
 CACHE = "tfgan_mnist_references"
-CACHE_VERSION = 5  # increase it with any change to the metrics or to what is cached
+CACHE_VERSION = 6  # increase it with any change to the metrics or to what is cached
 
 
 class Reference(NamedTuple):
@@ -42,6 +43,11 @@ class Reference(NamedTuple):
     # Of some, NEAREST of them: float32 distances to their nearest training images, and classes.
     distances: np.ndarray = np.zeros(0)
     cells: np.ndarray = np.zeros(0)
+
+    @property
+    def statistics(self) -> metrics.Statistics:
+        """Moments of the features."""
+        return metrics.statistics(self.manifold.features)
 
     @property
     def histogram(self) -> np.ndarray:
@@ -70,7 +76,7 @@ def draw_labels(real: np.ndarray, num: int, seed: int) -> np.ndarray:
     return np.random.default_rng(seed).choice(real, num)
 
 
-def compute_reference(extractor: "AnyExtractor", images: np.ndarray) -> Reference:
+def compute_reference(extractor: "Extractor", images: np.ndarray) -> Reference:
     """Real images uint8 (M, H, W, C), M >= 6 -> a reference without a baseline."""
     features, logits = extractor.features_and_logits(images)
     return Reference(neighbours.manifold(features), logits, {})
@@ -78,9 +84,9 @@ def compute_reference(extractor: "AnyExtractor", images: np.ndarray) -> Referenc
 
 def quick_scores(features: np.ndarray, logits: np.ndarray, real: Reference) -> dict[str, float]:
     """The fast metrics of features (N, d) and logits (N, K); one second for 5,000 samples."""
-    of_real, of_samples = metrics.statistics(real.manifold.features), metrics.statistics(features)
+    fid = metrics.frechet_distance(real.statistics, metrics.statistics(features))
     overlap = neighbours.manifold_scores(real.manifold, neighbours.manifold(features))
-    values = {"fid": metrics.frechet_distance(of_real, of_samples), **overlap._asdict()}
+    values = {"fid": fid, **overlap._asdict()}
     if not logits.shape[1]:
         return values
     histogram = predicted_classes(logits)
@@ -100,11 +106,13 @@ def kernel_distance(features: np.ndarray, real: Reference) -> float:
 def scores(features: np.ndarray, logits: np.ndarray, real: Reference) -> dict[str, float]:
     """All metrics of features (N, d) and logits (N, K), N >= MIN_SAMPLES."""
     values = quick_scores(features, logits, real) | {"kid": kernel_distance(features, real)}
+    if len(features) >= MIN_EXTRAPOLATED:
+        values["fid_infinity"] = metrics.frechet_distance_infinity(real.statistics, features)
     return values | ({"classifier_score": metrics.classifier_score(logits)} if logits.size else {})
 
 
 def reference(
-    extractor: "AnyExtractor",
+    extractor: "Extractor",
     data_set: "ImageData",
     count: int,
     data_dir: str = "",
@@ -156,7 +164,7 @@ def reference(
 
 
 def evaluate(
-    extractor: "AnyExtractor",
+    extractor: "Extractor",
     data_set: "ImageData",
     pixels: np.ndarray,  # uint8 (N, H, W, C), N >= MIN_SAMPLES
     labels: np.ndarray | None,  # integers (N,), the classes that the samples should show
@@ -165,7 +173,7 @@ def evaluate(
     seed: int,  # of the samples, for the report
     data_dir: str = "",  # where prepared data sets are and baselines are cached
     with_gan_train: bool = False,  # also train a classifier on labelled samples
-    second: "AnyExtractor | None" = None,  # other features, whose scores stand beside
+    second: "Extractor | None" = None,  # other features, whose scores stand beside
 ) -> report.Evaluation:
     """Compares samples with the test images.
 
@@ -207,6 +215,7 @@ def evaluate(
         "floor_seed": BASELINE_SEED,  # "floor" is the baseline in all versions of these files
         "scores": values,
         "floor": {key: real.baseline[key] for key in values},
+        "fid_interval": list(metrics.frechet_interval(real.statistics, features)),
         "class_histogram": predicted_classes(logits).tolist(),
         "real_class_histogram": real.histogram.tolist(),
         "class_names": list(data_set.shown_class_names),
@@ -225,7 +234,7 @@ def evaluate(
 
 
 def _check_labels(
-    labels: np.ndarray, num: int, extractor: "AnyExtractor", data_set: "ImageData"
+    labels: np.ndarray, num: int, extractor: "Extractor", data_set: "ImageData"
 ) -> None:
     """Raises UserError for labels that are not (num,) classes of the data."""
     if extractor.num_classes:
@@ -256,13 +265,18 @@ def _cells(logits: np.ndarray) -> np.ndarray:
 
 
 def _scores_by(
-    extractor: "AnyExtractor", data_set: "ImageData", pixels: np.ndarray, data_dir: str
+    extractor: "Extractor", data_set: "ImageData", pixels: np.ndarray, data_dir: str
 ) -> dict[str, Any]:
     """The scores of samples uint8 (N, H, W, C) by other features, for the report."""
     real = reference(extractor, data_set, len(pixels), data_dir, nearest=False)
-    values = scores(*extractor.features_and_logits(pixels), real)
-    floor = {key: real.baseline[key] for key in values}
-    return {"features": extractor.version, "scores": values, "floor": floor}
+    features, logits = extractor.features_and_logits(pixels)
+    values = scores(features, logits, real)
+    return {
+        "features": extractor.version,
+        "scores": values,
+        "floor": {key: real.baseline[key] for key in values},
+        "fid_interval": list(metrics.frechet_interval(real.statistics, features)),
+    }
 
 
 def write(found: report.Evaluation, folder: Path) -> None:

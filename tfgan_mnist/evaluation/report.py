@@ -16,6 +16,7 @@ WIDTH = 80  # characters
 # Key in metrics.json, name in the table, and which values are good.
 TABLE = (
     ("fid", "Frechet distance (FID)", "lower"),
+    ("fid_infinity", "FID of infinitely many samples", "lower"),
     ("kid", "kernel distance (KID)", "lower"),
     ("classifier_score", "classifier score", "higher"),
     ("precision", "precision", "higher"),
@@ -30,6 +31,7 @@ TABLE = (
     ("authenticity", "no near copies (AuthPct)", "like real"),
     ("data_copying", "data copying (C_T)", "like real"),
 )
+CENTRED = ("fid_infinity", "kid", "data_copying")  # near 0 for real images, so without a ratio
 REAL = "Real: the same metric on real images."
 BELOW_REAL = (
     "An FID below that of real images does not mean that samples are better than real ones. With "
@@ -88,9 +90,11 @@ def _table(results: dict[str, Any]) -> list[str]:
         if key in results["scores"]:
             values = value, real = (results["scores"][key], results["floor"][key])
             cells = "".join(f"{'inf' if each is None else f'{each:.4g}':>11}" for each in values)
-            by_chance = key in ("kid", "data_copying")  # 0 for real images, so without a ratio
+            by_chance = key in CENTRED
             ratio = f"{value / real:.3g}" if value is not None and real and not by_chance else ""
             lines.append(f"{name:32}{cells}{ratio:>9}  {better}")
+    low, high = results["fid_interval"]
+    lines.append(f"95 % of as many other samples: FID of {low:.4g} to {high:.4g}")
     return lines
 
 
