@@ -35,10 +35,10 @@ def measure(run: Path, variant: str) -> None:
     config, _ = runs.read(run)
     source = generate.from_run(run)
     from tfgan_mnist import data
-    from tfgan_mnist.evaluation import classifier, metrics
+    from tfgan_mnist.evaluation import choice, metrics
 
     images = data.load(config.dataset, config.data_dir or None)
-    digits = classifier.load(config.dataset, images.image_shape, config.data_dir)
+    digits = choice.find(images, config.data_dir)
     in_training = np.bincount(images.train.labels, minlength=images.num_classes)
 
     def count(pixels: np.ndarray) -> dict[str, float]:

@@ -35,21 +35,20 @@ def run(trial: Config, why: str) -> None:
     from benchmarks.time_to_quality import score_samples
     from tfgan_mnist import data
     from tfgan_mnist.data import order
-    from tfgan_mnist.evaluation import classifier, protocol
+    from tfgan_mnist.evaluation import choice, protocol
     from tfgan_mnist.training import runtime
 
     runtime.configure(trial.seed, trial.precision)
     folders = trial.data_dir or None, trial.manual_dir or None
     data_set = data.load(trial.dataset, *folders, trial.image_size, trial.channels or None)
-    image_shape = data_set.train.images.shape[1:]
     num = min(HELD_OUT, len(data_set.train.images) // 12)
     training, held_out = order.hold_out(data_set.train, num)
-    features = classifier.load(trial.dataset, image_shape, trial.data_dir)
+    features = choice.find(data_set, trial.data_dir)
     real = protocol.compute_reference(features, held_out.images)
     configuration = records.configuration(trial)
     trial = ours.with_steps(trial, training)
     xla = runtime.use_xla()
-    model = ours.build(trial, image_shape, data_set.num_classes, jit_compile=xla)
+    model = ours.build(trial, data_set.image_shape, data_set.num_classes, jit_compile=xla)
     steps: list[float] = []
 
     class Evaluate(keras.callbacks.Callback):

@@ -63,11 +63,10 @@ def score_samples(classifier, images, labels, real) -> dict[str, float]:
 
 def score(name: str, seed: int, budgets: Sequence[int], folder: Path, digits) -> list[dict]:
     """Returns a row for each time budget whose samples are in `folder`."""
-    from tfgan_mnist.evaluation import protocol
-    from tfgan_mnist.evaluation.classifier import load
+    from tfgan_mnist.evaluation import choice, protocol
     from tfgan_mnist.evaluation.classifier_training import gan_train_accuracy
 
-    classifier = load("mnist", digits.train.images.shape[1:])
+    classifier = choice.find(digits)
     real = protocol.reference(classifier, digits, NUM)
     rows = []
     for budget in budgets:

@@ -22,8 +22,8 @@ GRAY = (28, 28, 1)
 
 
 @pytest.fixture(scope="module")
-def shipped():
-    return classifier.load("mnist", GRAY)
+def shipped(mnist):
+    return choice.find(mnist)
 
 
 @pytest.fixture(scope="module")
@@ -53,7 +53,7 @@ def test_inference_is_deterministic_and_in_float32_under_any_policy(mnist, test_
     policy = keras.config.dtype_policy()
     keras.config.set_dtype_policy("mixed_bfloat16")
     try:
-        again = classifier.load("mnist", GRAY).features_and_logits(mnist.test.images[:500])
+        again = choice.find(mnist).features_and_logits(mnist.test.images[:500])
     finally:
         keras.config.set_dtype_policy(policy)
     for values, expected in zip(again, test_outputs, strict=True):
@@ -70,10 +70,11 @@ def test_outputs_do_not_depend_on_the_batch(shipped, mnist, test_outputs):
     np.testing.assert_allclose(features, test_outputs[0][:count], rtol=1e-3, atol=1e-3)
 
 
-def test_stacked_digits_are_classified_channel_by_channel(mnist, test_outputs):
-    stacked = classifier.load("stacked_mnist", (28, 28, 3))
+def test_stacked_digits_are_classified_channel_by_channel(shipped, mnist, test_outputs, data_dir):
     rows = np.random.default_rng(0).integers(0, len(mnist.test.images), (300, 3))
     stacks = np.concatenate([mnist.test.images[rows[:, c]] for c in range(3)], axis=-1)
+    in_colour = mnist._replace(name=data.STACKED_MNIST, train=data.Split(stacks, rows[:, 0]))
+    stacked = choice.find(in_colour, str(data_dir))
     features, logits = stacked.features_and_logits(stacks)
     assert stacked.num_classes == 1000 and stacked.image_shape == (28, 28, 3)
     assert logits.shape == (300, 1000) and features.shape == (300, 3 * classifier.FEATURES)
@@ -255,8 +256,6 @@ def test_folders_of_classifiers(tmp_path, monkeypatch):
     shape = (32, 32, 3)
     assert classifier.folder_of("emnist/balanced", shape) == tmp_path / "env" / name
     assert classifier.folder_of("emnist/balanced", shape, "/d").as_posix() == f"/d/{name}"
-    with pytest.raises(UserError, match="no classifier for kmnist at 28x28x1.*--dataset=kmnist"):
-        classifier.load("kmnist", GRAY)
 
 
 # The command
@@ -274,8 +273,8 @@ def test_the_command_makes_what_load_finds(mnist, quick, monkeypatch, tmp_path, 
     flags = ("--dataset=kmnist", f"--data_dir={tmp_path}", "--seed=3")
     command(*flags)
     # What `evaluate` and `train` make themselves is the same, and they find it.
-    assert choice.find(small, str(tmp_path)).about["seed"] == 3
-    about = classifier.load("kmnist", GRAY, data_dir=str(tmp_path)).about
+    about = choice.find(small, str(tmp_path)).about
+    assert about["seed"] == 3
     assert str(tmp_path / "tfgan_mnist_classifiers") in capsys.readouterr().err
     assert (about["seed"], about["train_images"], about["dataset"]) == (3, 1280, "kmnist")
     with pytest.raises(UserError, match="exists; give a new folder with --output"):

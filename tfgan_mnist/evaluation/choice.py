@@ -5,22 +5,25 @@ from pathlib import Path
 from tfgan_mnist import data, files
 from tfgan_mnist.data import ImageData
 from tfgan_mnist.evaluation import classifier, classifier_training
-from tfgan_mnist.evaluation.classifier import AnyClassifier, Classifier
+from tfgan_mnist.evaluation.classifier import ChannelwiseClassifier, Classifier
+from tfgan_mnist.evaluation.extractor import Extractor
 from tfgan_mnist.evaluation.random_features import RandomFeatures
 
 MIN_LABELLED = 1000  # training images for a classifier
 
-AnyExtractor = AnyClassifier | RandomFeatures
+AnyExtractor = Extractor
 
 
-def find(data_set: ImageData, data_dir: str = "") -> AnyExtractor:
+def find(data_set: ImageData, data_dir: str = "") -> Extractor:
     """The classifier of a data set, or `RandomFeatures` without labels or with few images.
 
     A classifier is made where there is none, or where pictures have other classes now: minutes,
     once. Raises UserError if it is damaged, or `data_dir` cannot be written.
     """
     if data_set.key == data.STACKED_MNIST:
-        return classifier.load(data_set.key, data_set.image_shape, data_dir)
+        size, _, channels = data_set.image_shape
+        gray = find(data.load("mnist", data_dir or None, image_size=size), data_dir)
+        return ChannelwiseClassifier(gray, channels)
     folder = classifier.folder_of(data_set.key, data_set.image_shape, data_dir)
     found = _read(folder, data_set)
     if found:
@@ -36,7 +39,7 @@ def find(data_set: ImageData, data_dir: str = "") -> AnyExtractor:
         return classifier_training.make(data_set, folder)
 
 
-def second(extractor: AnyExtractor, data_set: ImageData) -> RandomFeatures | None:
+def second(extractor: Extractor, data_set: ImageData) -> RandomFeatures | None:
     """The features whose scores stand beside those of a classifier."""
     return RandomFeatures(data_set) if extractor.num_classes else None
 

@@ -13,11 +13,11 @@ A classifier is a folder, named by data set, image shape and version:
 
 import hashlib
 import json
-import shlex
 from pathlib import Path
 
 import keras
 import numpy as np
+import tensorflow as tf
 
 from tfgan_mnist import data, files
 from tfgan_mnist.data import pixels
@@ -92,31 +92,38 @@ class Classifier(Extractor):
         return (self.num_classes, known) == (data_set.num_classes, names)
 
 
-class ChannelwiseClassifier:
+class ChannelwiseClassifier(Extractor):
     """A classifier of images whose channels are independent gray images: `stacked_mnist`.
 
     The features are those of all channels. Class abc has the number a K^2 + b K + c. The channels
     are independent, so log p(abc) = log p(a) + log p(b) + log p(c): the logits are sums.
     """
 
-    def __init__(self, gray: Classifier, channels: int):
+    def __init__(self, gray: Extractor, channels: int):
+        def infer(batch):
+            outputs = [gray.infer(channel) for channel in tf.split(batch, channels, axis=-1)]
+            features, logits = zip(*outputs)  # each (B, 128), each (B, K)
+            total = tf.zeros([tf.shape(batch)[0], 1])
+            for each in logits:
+                total = total[:, :, None] + each[:, None, :]
+                total = tf.reshape(total, [-1, total.shape[1] * total.shape[2]])
+            return tf.concat(features, axis=1), total  # (B, 128 C), (B, K^C)
+
+        shape = (*gray.image_shape[:2], channels)
+        super().__init__(infer, shape, gray.num_classes**channels)
         self._gray = gray
-        self.image_shape = (*gray.image_shape[:2], channels)
-        self.num_classes = gray.num_classes**channels
-        self.name, self.digest = gray.name, gray.digest
-        self.version = f"{gray.version} per channel"
 
-    def features_and_logits(self, batch: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """(N, H, W, C) uint8 -> features (N, C 128), logits (N, K^C), both float32."""
-        features, logits = [], np.zeros((len(batch), 1), np.float32)
-        for channel in np.split(batch, self.image_shape[-1], axis=-1):
-            of_channel = self._gray.features_and_logits(channel)
-            features.append(of_channel[0])
-            logits = (logits[:, :, None] + of_channel[1][:, None, :]).reshape(len(batch), -1)
-        return np.concatenate(features, axis=1), logits
+    @property
+    def name(self) -> str:
+        return self._gray.name
 
+    @property
+    def digest(self) -> str:
+        return self._gray.digest
 
-AnyClassifier = Classifier | ChannelwiseClassifier
+    @property
+    def version(self) -> str:
+        return f"{super().version} per channel"
 
 
 def name_of(dataset: str, image_shape: tuple[int, int, int]) -> str:
@@ -158,21 +165,3 @@ def read(folder: Path) -> Classifier:
             "with python -m tfgan_mnist.train_classifier"
         ) from error
     return Classifier(net, about)
-
-
-def load(dataset: str, image_shape: tuple[int, int, int], data_dir: str = "") -> AnyClassifier:
-    """The classifier of a data set; UserError if there is none yet, or it is damaged."""
-    size, _, channels = image_shape
-    stacked = dataset == data.STACKED_MNIST
-    if stacked:
-        dataset, channels = "mnist", 1
-    folder = folder_of(dataset, (size, size, channels), data_dir)
-    if not folder.is_dir():
-        raise UserError(
-            f"no classifier for {dataset} at {size}x{size}x{channels}: expected {folder}. Make it "
-            f"with python -m tfgan_mnist.train_classifier --dataset={shlex.quote(dataset)} "
-            f"--image_size={size} --channels={channels}"
-            + (f" --data_dir={shlex.quote(data_dir)}" if data_dir else "")
-        )
-    found = read(folder)
-    return ChannelwiseClassifier(found, image_shape[2]) if stacked else found

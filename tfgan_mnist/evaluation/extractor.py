@@ -18,7 +18,7 @@ class Extractor:
     def __init__(self, network, image_shape: tuple[int, int, int], num_classes: int):
         self.image_shape = image_shape
         self.num_classes = num_classes
-        self._infer = tf.function(
+        self.infer = tf.function(
             network,
             input_signature=[tf.TensorSpec((None, *image_shape), tf.uint8)],
             jit_compile=False,  # XLA's convolutions are several times slower on a CPU
@@ -51,6 +51,6 @@ class Extractor:
                 f"uint8; received {batch.shape} {batch.dtype}"
             )
         starts = range(0, len(batch), INFERENCE_BATCH_SIZE)
-        outputs = [self._infer(batch[i : i + INFERENCE_BATCH_SIZE]) for i in starts]
+        outputs = [self.infer(batch[i : i + INFERENCE_BATCH_SIZE]) for i in starts]
         features, logits = zip(*outputs, strict=True)
         return np.concatenate(features), np.concatenate(logits)

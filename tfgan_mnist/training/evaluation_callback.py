@@ -12,6 +12,7 @@ from tfgan_mnist.config import Config
 from tfgan_mnist.data import pixels
 from tfgan_mnist.errors import UserError
 from tfgan_mnist.evaluation import choice, metrics, protocol
+from tfgan_mnist.evaluation.extractor import Extractor
 from tfgan_mnist.models.gan import GAN
 
 NUM = 5000  # held-out images, and samples
@@ -28,7 +29,7 @@ def num_held_out(num_images: int) -> int:
     return num if num * MAX_SHARE <= num_images else 0
 
 
-def find_extractor(image_data: data.ImageData, config: Config) -> choice.AnyExtractor | None:
+def find_extractor(image_data: data.ImageData, config: Config) -> Extractor | None:
     """The features that score the run; None, with the reason printed, where none can."""
     if not config.epochs_per_evaluation:
         return None
@@ -60,7 +61,7 @@ class Evaluation(keras.callbacks.Callback):
       every: epochs from one evaluation to the next.
     """
 
-    def __init__(self, extractor: choice.AnyExtractor, real: data.Split, every: int = 1):
+    def __init__(self, extractor: Extractor, real: data.Split, every: int = 1):
         super().__init__()
         self.extractor = extractor
         self.real = real
@@ -118,7 +119,7 @@ class RunEvaluation(Evaluation):
     def __init__(
         self,
         run: Path,
-        extractor: choice.AnyExtractor,
+        extractor: Extractor,
         held_out: data.Split,
         every: int,
         last_epoch: int,
