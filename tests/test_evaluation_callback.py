@@ -16,7 +16,7 @@ from tfgan_mnist.config import resolve
 from tfgan_mnist.data import order
 from tfgan_mnist.errors import UserError
 from tfgan_mnist.evaluation import metrics, protocol
-from tfgan_mnist.training import checkpoints, diagnostics, evaluation_callback
+from tfgan_mnist.training import checkpoints, diagnostics, evaluation_callback, finish
 
 MIN_IMAGES = evaluation_callback.MIN_IMAGES
 
@@ -72,12 +72,15 @@ def read(path):
         return list(csv.DictReader(stream))
 
 
-def fake_scores(monkeypatch, fids):
-    """Evaluations return these FIDs, one after the other; those of the final report are 0.5."""
-    real, left = protocol.quick_scores, iter(fids)
+def fake_scores(monkeypatch, fids=()):
+    """Evaluations have these FIDs, one after the other, then 0.5; there is no final report."""
+    left = iter(fids)
+    others = {"precision": 1.0, "recall": 1.0, "jsd_bound": 0.1, "seconds": 0.0}
+    others |= {f"class_{k}": 100 for k in range(10)}
     monkeypatch.setattr(
-        protocol, "quick_scores", lambda *arguments: real(*arguments) | {"fid": next(left, 0.5)}
+        evaluation_callback.Evaluation, "evaluate", lambda self: {"fid": next(left, 0.5)} | others
     )
+    monkeypatch.setattr(finish, "write_report", lambda *arguments: None)
 
 
 def fake_problem(monkeypatch, epochs):
@@ -136,7 +139,6 @@ def test_the_best_evaluation_is_kept_and_exported(run_train, monkeypatch, tmp_pa
     assert runs.best_step(run) == 6
     _, best = checkpoints.restore_run(run)
     assert best.steps_done == 6
-    assert "step 6" in runs.read_metrics(run)["samples"]["source"]
 
     exported = tf.saved_model.load(str(tmp_path / "saved_models" / "gan" / "1"))
     latents = best.latents(5)
@@ -194,6 +196,7 @@ def test_held_out_images_are_not_trained_on(mnist):
 
 
 def test_a_warning_is_logged_once_as_long_as_the_problem_lasts(run_train, monkeypatch, caplog):
+    fake_scores(monkeypatch)
     fake_problem(monkeypatch, {1, 2, 4})
     run_train(epochs=4)
     messages = [r.getMessage() for r in caplog.records if "Problem" in r.getMessage()]
@@ -202,6 +205,7 @@ def test_a_warning_is_logged_once_as_long_as_the_problem_lasts(run_train, monkey
 
 
 def test_stop_saves_the_state(run_train, monkeypatch, tmp_path):
+    fake_scores(monkeypatch)
     with monkeypatch.context() as patch:
         fake_problem(patch, {2})
         with pytest.raises(UserError, match="Problem at step 6: .* Stopped"):
@@ -253,14 +257,15 @@ def test_rollback_goes_to_the_last_checkpoint_before_the_problem(
 
 
 def test_rollback_heals_a_model_that_is_not_finite(run_train, monkeypatch, caplog):
-    evaluations = iter([0, 1, 0])
+    fake_scores(monkeypatch)
+    evaluate = evaluation_callback.Evaluation.evaluate
+    poisons = iter([0.0, np.nan])
 
-    def evaluate(callback):
-        if next(evaluations):
-            callback.model.generator.trainable_variables[0].assign_add([[np.nan]])
-        return {"fid": 1.0, "precision": 1.0, "recall": 1.0, "jsd_bound": 0.1, "class_0": 1}
+    def poison(callback):
+        callback.model.generator.trainable_variables[0].assign_add([[next(poisons, 0.0)]])
+        return evaluate(callback)
 
-    monkeypatch.setattr(evaluation_callback.Evaluation, "evaluate", evaluate)
+    monkeypatch.setattr(evaluation_callback.Evaluation, "evaluate", poison)
     run = run_train("--on_collapse=rollback")
     assert "generator holds values that are NaN or infinite" in caplog.text
     assert "Going on with the weights of step 3" in caplog.text
@@ -294,7 +299,8 @@ def poison(monkeypatch):
     return poison
 
 
-def test_skipped_updates_are_a_column_of_the_log(run_train, poison):
+def test_skipped_updates_are_a_column_of_the_log(run_train, poison, monkeypatch):
+    fake_scores(monkeypatch)
     poison(5)
     run = run_train()
     rows = read(run / runs.LOG)
