@@ -60,12 +60,11 @@ def test_a_user_without_a_home(monkeypatch):
     assert str(files.data_folder("/data")) == "/data"
 
 
-def test_a_home_that_is_read_only(tmp_path):
-    from tfgan_mnist.data import tfds
-
+@pytest.mark.parametrize("name", ["mnist", "./tests/watched"])
+def test_a_home_that_is_read_only(tmp_path, name):
     (tmp_path / "home").write_text("a file is not writable as a folder, for root either")
     with pytest.raises(UserError, match="expected a folder that can be written.*--data_dir"):
-        tfds.load("mnist", tmp_path / "home", None, 28, None)
+        data.load(name, tmp_path / "home")
 
 
 def test_a_reader_that_goes_away_is_no_error():
