@@ -16,6 +16,13 @@ from tfgan_mnist.training import evaluation_callback
 
 
 @pytest.fixture
+def tmp_path(tmp_path):
+    """A folder whose name has patterns' characters, a space and other alphabets."""
+    (tmp_path / "runs [v2] *?\\ 手写 é").mkdir()
+    return tmp_path / "runs [v2] *?\\ 手写 é"
+
+
+@pytest.fixture
 def run_train(tmp_path):
     """Trains a tiny model and returns the run's folder."""
 
