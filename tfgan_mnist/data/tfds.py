@@ -174,16 +174,15 @@ def _archives(name: str, builder: Any, manual_dir: str | os.PathLike | None) -> 
         file = folder / info.filename if folder and info.filename else None
         if file is None or not file.is_file():
             missing[info.filename or url] = url
-        elif (received := _sha256(file)) != info.checksum:
-            if _has_content(builder.name, file):  # TFDS compares the file's sum with this one
-                size = file.stat().st_size
-                known = dataclasses.replace(info, checksum=received, size=size)
-                builder.url_infos[url] = known
-                continue
+            continue
+        received, size = _sha256(file), file.stat().st_size
+        if received != info.checksum and not _has_content(builder.name, file):
             raise UserError(
                 f"{name}: {file} is damaged or of another data set: expected {info.size:,} bytes "
-                f"with SHA-256 {info.checksum}; received {file.stat().st_size:,} bytes. {advice}"
+                f"with SHA-256 {info.checksum}; received {size:,} bytes. {advice}"
             )
+        # TFDS compares the file's sum with this one.
+        builder.url_infos[url] = dataclasses.replace(info, checksum=received, size=size)
     # With several configurations there may be archives for each, and not all are needed.
     if folder and missing and (len(builder.url_infos) == 1 or not builder.BUILDER_CONFIGS):
         raise UserError(f"{name}: expected in {folder}: {', '.join(missing)}. {advice}")
