@@ -14,7 +14,6 @@ from tensorflow_datasets.core.download.checksums import UrlInfo
 from tfgan_mnist import data
 from tfgan_mnist.data import datasets, order
 from tfgan_mnist.data import tfds as tfds_data
-from tfgan_mnist.data.pixels import to_float
 from tfgan_mnist.data.tfds import PACKAGED_MNIST
 from tfgan_mnist.errors import UserError
 
@@ -110,12 +109,6 @@ def files_in(folder):
 # --- MNIST ------------------------------------------------------------------------------------
 
 
-def idx(name: str, header: int) -> np.ndarray:
-    """The bytes of a packaged archive behind its header."""
-    packed = gzip.decompress((PACKAGED_MNIST / name).read_bytes())
-    return np.frombuffer(packed, np.uint8, offset=header)
-
-
 def test_mnist_is_the_original(mnist):
     assert mnist.name == "mnist"
     assert mnist.num_classes == 10
@@ -123,13 +116,14 @@ def test_mnist_is_the_original(mnist):
     for split, prefix, num in (mnist.train, "train", 60_000), (mnist.test, "t10k", 10_000):
         assert split.images.shape == (num, 28, 28, 1)
         assert split.images.dtype == np.uint8
-        assert split.labels.shape == (num,)
         assert split.labels.dtype == np.int32
         # TFDS shuffles; the multiset of (image, label) is that of the archives.
-        images = idx(f"{prefix}-images-idx3-ubyte.gz", 16).reshape(num, 784)
-        labels = idx(f"{prefix}-labels-idx1-ubyte.gz", 8)
+        originals = []
+        for name, header in ("images-idx3", 16), ("labels-idx1", 8):
+            packed = (PACKAGED_MNIST / f"{prefix}-{name}-ubyte.gz").read_bytes()
+            originals.append(np.frombuffer(gzip.decompress(packed), np.uint8, offset=header))
+        expected = np.column_stack([originals[0].reshape(num, 784), originals[1]])
         pairs = np.column_stack([split.images.reshape(num, 784), split.labels.astype(np.uint8)])
-        expected = np.column_stack([images, labels])
         assert sorted(map(bytes, pairs)) == sorted(map(bytes, expected))
 
 
@@ -174,6 +168,10 @@ def test_a_data_set_is_brought_to_size_and_channels(root):
     luma = own.train.images @ [0.299, 0.587, 0.114]  # ITU-R BT.601
     np.testing.assert_allclose(gray.train.images[..., 0], luma, atol=1.0)
 
+    grays = data.load("tiny_gray", root).test.images
+    colours = data.load("tiny_gray", root, channels=3).test.images
+    np.testing.assert_array_equal(colours, np.repeat(grays, 3, axis=-1))
+
     # Halved: averages over areas, and noise shrinks accordingly; picked pixels would keep it.
     small = data.load("tiny_colour", root, image_size=16)
     assert small.train.images.shape == (12, 16, 16, 3)
@@ -181,14 +179,6 @@ def test_a_data_set_is_brought_to_size_and_channels(root):
         small.train.images.mean((1, 2)), own.train.images.mean((1, 2)), atol=3
     )
     assert small.train.images.std() < 0.6 * own.train.images.std()
-
-
-def test_gray_is_repeated_for_colour(root):
-    gray = data.load("tiny_gray", root)
-    colour = data.load("tiny_gray", root, channels=3)
-    assert colour.test.images.shape == (12, 28, 28, 3)
-    for channel in range(3):
-        np.testing.assert_array_equal(colour.test.images[..., channel], gray.test.images[..., 0])
 
 
 def test_emnist_letters_stand_upright(tmp_path, monkeypatch):
@@ -268,20 +258,17 @@ def test_without_a_test_split_some_are_held_out(root):
 def test_archives_that_were_compressed_anew(archives, root, monkeypatch):
     mnist = tfds.builder_cls("mnist")
     monkeypatch.setattr(mnist, "url_infos", dict(mnist.url_infos))
-    contents = {}
-    for name in "t10k-labels", "train-labels":
-        file = archives / f"{name}-idx1-ubyte.gz"
-        content = gzip.decompress(file.read_bytes())
-        file.write_bytes(gzip.compress(content, 1))
-        contents[name] = hashlib.sha256(content).hexdigest()
+    file = archives / "t10k-labels-idx1-ubyte.gz"
+    content = gzip.decompress(file.read_bytes())
+    contents = {"t10k-labels": hashlib.sha256(content).hexdigest()}
     monkeypatch.setitem(tfds_data.CONTENTS, "mnist", contents)
+    file.write_bytes(gzip.compress(content, 1))
     builder = tfds.builder("mnist", data_dir=root)
     assert tfds_data._archives("mnist", builder, archives) == archives
-    (known,) = (i for i in mnist.url_infos.values() if i.filename == "t10k-labels-idx1-ubyte.gz")
-    received = (archives / known.filename).read_bytes()
-    assert known.checksum == hashlib.sha256(received).hexdigest()
-    shutil.copy(archives / "t10k-labels-idx1-ubyte.gz", archives / "train-labels-idx1-ubyte.gz")
-    with pytest.raises(UserError, match="train-labels.* is damaged or of another data set"):
+    (known,) = (info for info in mnist.url_infos.values() if info.filename == file.name)
+    assert known.checksum == hashlib.sha256(file.read_bytes()).hexdigest()
+    file.write_bytes(gzip.compress(content[1:]))
+    with pytest.raises(UserError, match=f"{file.name} is damaged or of another data set"):
         tfds_data._archives("mnist", builder, archives)
 
 
@@ -410,19 +397,6 @@ def numbers(batches: tf.data.Dataset, steps: int) -> np.ndarray:
     return np.rint((pixels + 1) * 127.5).astype(int)
 
 
-def test_batches_are_images_and_their_labels(numbered):
-    batches = order.batches(numbered, batch_size=4, seed=0)
-    assert batches.element_spec == (
-        tf.TensorSpec((4, 4, 4, 1), tf.float32),
-        tf.TensorSpec((4,), tf.int32),
-    )
-    for images, labels in batches.take(20).as_numpy_iterator():
-        chosen = np.rint((images[:, 0, 0, 0] + 1) * 127.5).astype(int)
-        np.testing.assert_allclose(images, to_float(numbered.images[chosen]), atol=1e-6)
-        np.testing.assert_array_equal(labels, numbered.labels[chosen])
-        assert -1 <= np.min(images) <= np.max(images) <= 1
-
-
 def test_an_epoch_is_a_permutation_of_its_own(numbered):
     steps = order.steps_per_epoch(numbered, 4)
     assert steps == 5
@@ -449,22 +423,15 @@ def test_seeds_stay_what_they_were(numbered):
     assert numbers(order.batches(numbered, 8, seed=0), 1).tolist() == [[4, 14, 5, 3, 22, 16, 17, 8]]
 
 
-def test_the_order_is_random(mnist):
+def test_the_order_is_random():
     # `tf.random.experimental.index_shuffle`, which needs no list, fails this with 0.09.
     split = data.Split(np.zeros((60_000, 1, 1, 1), np.uint8), np.arange(60_000, dtype=np.int32))
     (_, first), (_, second) = order.batches(split, 60_000, seed=0).take(2)
     for one, other in (first[1:], first[:-1]), (first, second):
         assert abs(np.corrcoef(one, other)[0, 1]) < 0.02  # 5 standard deviations
-    classes = [np.bincount(labels) for _, labels in order.batches(mnist.train, 1000, 0).take(60)]
-    # Each batch of 1,000 has about the data set's classes: 90 to 112 each, +- 9.
-    assert np.min(classes) > 45
-    assert np.max(classes) < 160
-    np.testing.assert_array_equal(np.sum(classes, axis=0), np.bincount(mnist.train.labels))
 
 
 @pytest.mark.parametrize("batch_size", [0, 24])
 def test_batch_sizes_out_of_range(numbered, batch_size):
-    with pytest.raises(
-        UserError, match=f"expected 1 to 23, the number of .* received {batch_size}"
-    ):
+    with pytest.raises(UserError, match=f"expected 1 to 23, .* received {batch_size}"):
         order.batches(numbered, batch_size, seed=0)
