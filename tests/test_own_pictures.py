@@ -12,6 +12,16 @@ from tfgan_mnist.data.pixels import to_float
 from tfgan_mnist.errors import UserError
 
 CORNERS = np.array([[[255, 0, 0], [0, 255, 0]], [[0, 0, 255], [255, 255, 255]]], np.uint8)
+# What a camera stores of an upright scene under the orientations 2 to 8.
+HOW_CAMERAS_STORE = (
+    Image.Transpose.FLIP_LEFT_RIGHT,
+    Image.Transpose.ROTATE_180,
+    Image.Transpose.FLIP_TOP_BOTTOM,
+    Image.Transpose.TRANSPOSE,
+    Image.Transpose.ROTATE_90,
+    Image.Transpose.TRANSVERSE,
+    Image.Transpose.ROTATE_270,
+)
 LUMA = np.rint(CORNERS @ [0.299, 0.587, 0.114]).astype(np.uint8)
 
 
@@ -96,21 +106,12 @@ def test_formats_become_the_centred_square(tmp_path, name):
         np.testing.assert_allclose(gray, LUMA, atol=24)
 
 
-@pytest.mark.parametrize("orientation", range(1, 9))
-def test_the_cameras_orientation_is_applied(tmp_path, orientation):
-    transpose = Image.Transpose
-    stored = {  # how a camera stores the upright scene under each tag
-        2: [transpose.FLIP_LEFT_RIGHT],
-        3: [transpose.ROTATE_180],
-        4: [transpose.FLIP_TOP_BOTTOM],
-        5: [transpose.TRANSPOSE],
-        6: [transpose.ROTATE_90],
-        7: [transpose.TRANSVERSE],
-        8: [transpose.ROTATE_270],
-    }.get(orientation, [])
-    picture = scene()
-    for step in stored:
-        picture = picture.transpose(step)
+@pytest.mark.parametrize(
+    ("orientation", "stored"),
+    [(1, None), *((number, step) for number, step in enumerate(HOW_CAMERAS_STORE, 2))],
+)
+def test_the_cameras_orientation_is_applied(tmp_path, orientation, stored):
+    picture = scene() if stored is None else scene().transpose(stored)
     exif = Image.Exif()
     exif[0x0112] = orientation
     picture.save(tmp_path / "a.jpg", quality=95, subsampling=0, exif=exif)
@@ -120,11 +121,7 @@ def test_the_cameras_orientation_is_applied(tmp_path, orientation):
 
 @pytest.mark.parametrize("mode", ["RGBA", "LA", "P"])
 def test_transparent_pixels_show_the_background(tmp_path, mode):
-    picture = Image.new("RGBA", (8, 8), (9, 9, 9, 0)).convert(mode if mode != "P" else "RGBA")
-    if mode == "P":
-        picture = Image.new("P", (8, 8), 0)
-        picture.info["transparency"] = 0
-    picture.save(tmp_path / "a.png")
+    Image.new(mode, (8, 8), 0).save(tmp_path / "a.png", transparency=0 if mode == "P" else None)
     for background, color in ("white", [255, 255, 255]), ("#8000ff", [128, 0, 255]):
         image = decode(tmp_path / "a.png", background=background)
         assert image.reshape(-1, 3).tolist() == [color] * 64
@@ -154,12 +151,10 @@ def test_resizing_averages_and_leaves_the_right_size_alone(tmp_path):
 @pytest.mark.parametrize(
     ("shapes", "size"),
     [
-        ([(48, 48)] * 3, 48),
-        ([(30, 30)] * 3, 28),  # a multiple of 4
         ([(64, 64)] * 3, 64),
+        ([(30, 30)] * 3, 28),  # a multiple of 4
         ([(300, 200)] * 3, 64),
         ([(40, 40), (60, 50), (35, 99)], 32),
-        ([(31, 20)] * 3, 28),
         ([(5, 5)] * 3, 28),
     ],
 )
