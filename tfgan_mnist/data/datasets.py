@@ -2,7 +2,6 @@
 
 import hashlib
 import os
-import re
 from pathlib import Path
 from typing import NamedTuple
 
@@ -73,7 +72,7 @@ def is_path(name: str) -> bool:
         return False
     from tfgan_mnist.data import tfds
 
-    return not tfds.is_known(re.split("[/:]", name)[0])
+    return not tfds.is_known(name)
 
 
 def canonical(name: str) -> str:

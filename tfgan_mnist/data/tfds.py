@@ -44,11 +44,16 @@ CONTENTS = {
 }
 
 
-def is_known(family: str) -> bool:
-    """Whether TFDS has a data set of this name, which may have several configurations."""
+def is_known(name: str) -> bool:
+    """Whether TFDS has a data set of this name, without its configuration and version."""
     import tensorflow_datasets as tfds
 
-    return family in tfds.list_builders(with_community_datasets=False)
+    return _family(name) in tfds.list_builders(with_community_datasets=False)
+
+
+def _family(name: str) -> str:
+    """emnist of emnist/letters:3.1.0."""
+    return re.split("[/:]", name)[0]
 
 
 def load(
@@ -91,7 +96,7 @@ def _open(name: str, root: Path) -> Any:
             f"{name}: expected a data set of TensorFlow Datasets itself, such as emnist/balanced. "
             "Community data sets contain code, which would be downloaded and run."
         )
-    family = re.split("[/:]", name)[0]
+    family = _family(name)
     try:
         return tfds.builder(name, data_dir=root)
     except tfds.core.DatasetNotFoundError as error:
@@ -135,7 +140,7 @@ def _prepare(name: str, root: Path, archives: Path | None) -> None:
     """
     import tensorflow_datasets as tfds
 
-    folder = root / re.split("[/:]", name)[0]
+    folder = root / _family(name)
     # TFDS writes here first. Archives are unpacked here as well: in its usual place the MNIST of an
     # earlier run would pass for the equally named files of Fashion-MNIST.
     with files.alone(folder), files.temporary(folder / "prepared") as partial:
