@@ -1,6 +1,5 @@
 """What tests share: a quiet TensorFlow on the CPU, and MNIST prepared once per checkout."""
 
-import fcntl
 import os
 import shutil
 import subprocess
@@ -34,10 +33,7 @@ def mnist(data_dir):
     """The real MNIST, an `ImageData`."""
     from tfgan_mnist import data
 
-    # Tests run in two processes, and one of them prepares.
-    with open(data_dir / "lock", "w") as stream:
-        fcntl.flock(stream, fcntl.LOCK_EX)
-        return data.load("mnist", data_dir=data_dir)
+    return data.load("mnist", data_dir=data_dir)
 
 
 @pytest.fixture

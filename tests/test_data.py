@@ -1,9 +1,7 @@
 import gzip
 import hashlib
 import io
-import os
 import shutil
-import time
 import urllib.error
 import zipfile
 
@@ -14,14 +12,10 @@ import tensorflow_datasets as tfds
 from tensorflow_datasets.core.download.checksums import UrlInfo
 
 from tfgan_mnist import data
-from tfgan_mnist.data import order
+from tfgan_mnist.data import datasets, order
 from tfgan_mnist.data import tfds as tfds_data
-from tfgan_mnist.data.pixels import to_float
 from tfgan_mnist.data.tfds import PACKAGED_MNIST
 from tfgan_mnist.errors import UserError
-
-ARCHIVES = sorted(path.name for path in PACKAGED_MNIST.glob("*.gz"))
-
 
 # --- Tiny data sets that TFDS knows while these tests run -------------------------------------
 
@@ -98,6 +92,11 @@ class TinyFull(_Tiny):
         raise OSError(28, "No space left on device")
 
 
+def examples(builder, split="train"):
+    """The images that a tiny data set was made of, in no order."""
+    return [x["image"] for _, x in builder._generate_examples(builder, split)]
+
+
 @pytest.fixture(scope="module")
 def root(tmp_path_factory):
     return tmp_path_factory.mktemp("tensorflow_datasets")
@@ -110,12 +109,6 @@ def files_in(folder):
 # --- MNIST ------------------------------------------------------------------------------------
 
 
-def idx(name: str, header: int) -> np.ndarray:
-    """The bytes of a packaged archive behind its header."""
-    packed = gzip.decompress((PACKAGED_MNIST / name).read_bytes())
-    return np.frombuffer(packed, np.uint8, offset=header)
-
-
 def test_mnist_is_the_original(mnist):
     assert mnist.name == "mnist"
     assert mnist.num_classes == 10
@@ -123,32 +116,30 @@ def test_mnist_is_the_original(mnist):
     for split, prefix, num in (mnist.train, "train", 60_000), (mnist.test, "t10k", 10_000):
         assert split.images.shape == (num, 28, 28, 1)
         assert split.images.dtype == np.uint8
-        assert split.labels.shape == (num,)
         assert split.labels.dtype == np.int32
         # TFDS shuffles; the multiset of (image, label) is that of the archives.
-        images = idx(f"{prefix}-images-idx3-ubyte.gz", 16).reshape(num, 784)
-        labels = idx(f"{prefix}-labels-idx1-ubyte.gz", 8)
+        originals = []
+        for name, header in ("images-idx3", 16), ("labels-idx1", 8):
+            packed = (PACKAGED_MNIST / f"{prefix}-{name}-ubyte.gz").read_bytes()
+            originals.append(np.frombuffer(gzip.decompress(packed), np.uint8, offset=header))
+        expected = np.column_stack([originals[0].reshape(num, 784), originals[1]])
         pairs = np.column_stack([split.images.reshape(num, 784), split.labels.astype(np.uint8)])
-        expected = np.column_stack([images, labels])
         assert sorted(map(bytes, pairs)) == sorted(map(bytes, expected))
 
 
-def test_stacked_mnist(mnist, data_dir):
-    stacked = data.load("stacked_mnist", data_dir)
+def test_stacked_mnist(mnist, monkeypatch):
+    assert datasets.STACKS == {"train": 128_000, "test": 26_000}
+    monkeypatch.setattr(datasets, "STACKS", {"train": 3000, "test": 200})
+    monkeypatch.setattr(tfds_data, "load", lambda *_: mnist)
+    stacked = data.load("stacked_mnist")
     assert stacked.name == "stacked_mnist"
     assert stacked.num_classes == len(stacked.class_names) == 1000
     assert stacked.class_names[42] == "042"
-    for split, digits, num in (
-        (stacked.train, mnist.train, 128_000),
-        (stacked.test, mnist.test, 26_000),
-    ):
+    assert len(set(stacked.train.labels)) > 900
+    for split, digits, num in (stacked.train, mnist.train, 3000), (stacked.test, mnist.test, 200):
         assert split.images.shape == (num, 28, 28, 3)
         assert split.images.dtype == np.uint8
         assert split.labels.dtype == np.int32
-        # Every label occurs, and about equally often; a digit's share is 0.09 to 0.113.
-        counts = np.bincount(split.labels, minlength=1000)
-        assert len(counts) == 1000
-        assert counts.min() > 0.3 * num / 1000
         # The channels are digits of the same split, in the order of the label's.
         label_of = dict(zip(map(bytes, digits.images), digits.labels))
         for image, label in zip(split.images[:200], split.labels):
@@ -157,7 +148,7 @@ def test_stacked_mnist(mnist, data_dir):
     # The same at any time; if this fails, TFDS reads in another order or NumPy draws differently.
     assert stacked.train.labels[:5].tolist() == [264, 724, 862, 714, 670]
     with pytest.raises(UserError, match="has 3 channels; received channels=1"):
-        data.load("stacked_mnist", data_dir, channels=1)
+        data.load("stacked_mnist", channels=1)
 
 
 # --- Other data sets --------------------------------------------------------------------------
@@ -169,13 +160,17 @@ def test_a_data_set_is_brought_to_size_and_channels(root):
     assert own.num_classes == 3
     assert own.class_names == ("ant", "bee", "cat")
     assert sorted(own.train.labels) == [0] * 4 + [1] * 4 + [2] * 4
-    # Images of the right size are not touched.
-    originals = [x["image"].tobytes() for _, x in _Tiny._generate_examples(TinyColour, "train")]
-    assert sorted(map(bytes, own.train.images)) == sorted(originals)
+    # Images of the right size are not touched; the validation split stands in for test images.
+    for split, name in (own.train, "train"), (own.test, "validation"):
+        assert sorted(map(bytes, split.images)) == sorted(map(bytes, examples(TinyColour, name)))
 
     gray = data.load("tiny_colour", root, image_size=32, channels=1)
     luma = own.train.images @ [0.299, 0.587, 0.114]  # ITU-R BT.601
     np.testing.assert_allclose(gray.train.images[..., 0], luma, atol=1.0)
+
+    grays = data.load("tiny_gray", root).test.images
+    colours = data.load("tiny_gray", root, channels=3).test.images
+    np.testing.assert_array_equal(colours, np.repeat(grays, 3, axis=-1))
 
     # Halved: averages over areas, and noise shrinks accordingly; picked pixels would keep it.
     small = data.load("tiny_colour", root, image_size=16)
@@ -184,20 +179,6 @@ def test_a_data_set_is_brought_to_size_and_channels(root):
         small.train.images.mean((1, 2)), own.train.images.mean((1, 2)), atol=3
     )
     assert small.train.images.std() < 0.6 * own.train.images.std()
-
-
-def test_gray_is_repeated_for_colour(root):
-    gray = data.load("tiny_gray", root)
-    colour = data.load("tiny_gray", root, channels=3)
-    assert colour.test.images.shape == (12, 28, 28, 3)
-    for channel in range(3):
-        np.testing.assert_array_equal(colour.test.images[..., channel], gray.test.images[..., 0])
-
-
-def test_validation_stands_in_for_test(root):
-    images = data.load("tiny_colour", root, image_size=32)
-    expected = {x["image"].tobytes() for _, x in _Tiny._generate_examples(TinyColour, "validation")}
-    assert set(map(bytes, images.test.images)) == expected
 
 
 def test_emnist_letters_stand_upright(tmp_path, monkeypatch):
@@ -235,6 +216,7 @@ def test_emnist_letters_stand_upright(tmp_path, monkeypatch):
         ("tiny_manual", "Manual directory.*Ask the authors for ants.zip"),
         ("fashion_mnits", "no such data set. Did you mean fashion_mnist"),
         ("xqzw", "no such data set. tensorflow.org/datasets lists them"),
+        ("huggingface:mnist", "Community data sets contain code"),
         ("emnist/letter", "cannot open this data set.*Known: .*balanced, letters"),
         ("not a name", "cannot open this data set"),
     ],
@@ -244,28 +226,13 @@ def test_what_cannot_be_loaded_says_why(root, name, message):
         data.load(name, root)
 
 
-def test_datasets_library_that_did_not_import(root, monkeypatch):
-    # As it is left where one of its own packages is missing.
-    for name in "builder", "core":
-        monkeypatch.delattr(tfds, name)
-    with pytest.raises(UserError, match="TensorFlow Datasets does not work: it lacks a package"):
-        data.load("tiny_alpha", root)
-
-
-def examples(builder, split="train"):
-    """The images that a tiny data set was made of, in no order."""
-    return [x["image"] for _, x in builder._generate_examples(builder, split)]
-
-
-@pytest.mark.parametrize("background", ["black", "#ff0000"])
-def test_alpha_is_laid_on_the_background(root, background):
-    images = data.load("tiny_alpha", root, background=background).train.images
+def test_alpha_is_laid_on_the_background(root):
+    images = data.load("tiny_alpha", root, background="#ff0000").train.images
     assert images.shape == (12, 28, 28, 3)
-    red = 255 if background == "#ff0000" else 0
     expected = []
     for image in examples(TinyAlpha):
         alpha = image[..., 3:] / 255
-        expected.append(alpha * image[..., :3] + (1 - alpha) * np.array([red, 0, 0]))
+        expected.append(alpha * image[..., :3] + (1 - alpha) * np.array([255, 0, 0]))
     difference = np.abs(images[:, None].astype(float) - np.stack(expected)).max((2, 3, 4))
     assert sorted(difference.argmin(axis=1)) == list(range(12))
     assert difference.min(axis=1).max() <= 1
@@ -291,20 +258,17 @@ def test_without_a_test_split_some_are_held_out(root):
 def test_archives_that_were_compressed_anew(archives, root, monkeypatch):
     mnist = tfds.builder_cls("mnist")
     monkeypatch.setattr(mnist, "url_infos", dict(mnist.url_infos))
-    contents = {}
-    for name in "t10k-labels", "train-labels":
-        file = archives / f"{name}-idx1-ubyte.gz"
-        content = gzip.decompress(file.read_bytes())
-        file.write_bytes(gzip.compress(content, 1))
-        contents[name] = hashlib.sha256(content).hexdigest()
+    file = archives / "t10k-labels-idx1-ubyte.gz"
+    content = gzip.decompress(file.read_bytes())
+    contents = {"t10k-labels": hashlib.sha256(content).hexdigest()}
     monkeypatch.setitem(tfds_data.CONTENTS, "mnist", contents)
+    file.write_bytes(gzip.compress(content, 1))
     builder = tfds.builder("mnist", data_dir=root)
     assert tfds_data._archives("mnist", builder, archives) == archives
-    (known,) = (i for i in mnist.url_infos.values() if i.filename == "t10k-labels-idx1-ubyte.gz")
-    received = (archives / known.filename).read_bytes()
-    assert known.checksum == hashlib.sha256(received).hexdigest()
-    shutil.copy(archives / "t10k-labels-idx1-ubyte.gz", archives / "train-labels-idx1-ubyte.gz")
-    with pytest.raises(UserError, match="train-labels.* is damaged or of another data set"):
+    (known,) = (info for info in mnist.url_infos.values() if info.filename == file.name)
+    assert known.checksum == hashlib.sha256(file.read_bytes()).hexdigest()
+    file.write_bytes(gzip.compress(content[1:]))
+    with pytest.raises(UserError, match=f"{file.name} is damaged or of another data set"):
         tfds_data._archives("mnist", builder, archives)
 
 
@@ -332,21 +296,17 @@ def corrupt(archive):
 
 
 @pytest.mark.parametrize("packaged", [True, False], ids=["packaged", "manual_dir"])
-@pytest.mark.parametrize("name", ARCHIVES)
 @pytest.mark.parametrize("harm", [remove, truncate, corrupt])
-def test_a_damaged_archive_is_named(archives, tmp_path, monkeypatch, packaged, name, harm):
+def test_a_damaged_archive_is_named(archives, tmp_path, monkeypatch, packaged, harm):
+    name = "t10k-images-idx3-ubyte.gz"
     harm(archives / name)
     if packaged:
-        monkeypatch.setattr("tfgan_mnist.data.tfds.PACKAGED_MNIST", archives)
-    root = tmp_path / "data"
-    with pytest.raises(UserError) as caught:
-        data.load("mnist", root, manual_dir=None if packaged else archives)
-    assert str(caught.value).startswith("mnist: ")
-    assert name in str(caught.value)
-    assert str(archives) in str(caught.value)
-    if harm is remove and packaged:
-        assert "Reinstall" in str(caught.value)
-    assert not files_in(root)
+        monkeypatch.setattr(tfds_data, "PACKAGED_MNIST", archives)
+    message = rf"mnist: .*{archives}.*{name}|mnist: {archives}/{name} is damaged"
+    with pytest.raises(UserError, match=message) as caught:
+        data.load("mnist", tmp_path / "data", manual_dir=None if packaged else archives)
+    assert ("Reinstall" if packaged else "Put the original") in str(caught.value)
+    assert not files_in(tmp_path / "data")
 
 
 def test_no_network(root, tmp_path, monkeypatch):
@@ -354,11 +314,9 @@ def test_no_network(root, tmp_path, monkeypatch):
         raise urllib.error.URLError("Name or service not known")
 
     monkeypatch.setattr("urllib.request.urlopen", unreachable)
-    start = time.monotonic()
     expected = "www.cs.toronto.edu cannot be reached.*put cifar-10-binary.tar.gz into a folder"
     with pytest.raises(UserError, match=expected):
         data.load("cifar10", tmp_path)
-    assert time.monotonic() - start < 5
     with pytest.raises(
         UserError, match="expected in .*: cifar-10-binary.tar.gz. Put the original there"
     ):
@@ -366,55 +324,29 @@ def test_no_network(root, tmp_path, monkeypatch):
     assert not files_in(tmp_path)
 
 
-def test_trouble_midway_leaves_nothing(tmp_path):
-    with pytest.raises(UserError, match="cannot be prepared in .*No space left on device"):
-        data.load("tiny_full", tmp_path)
-    assert not files_in(tmp_path)
-
-
-def test_an_interrupt_leaves_nothing(tmp_path, monkeypatch):
+def test_trouble_midway_leaves_nothing(tmp_path, monkeypatch):
     def interrupted(*_):
         yield next(_Tiny._generate_examples(TinyGray, "train"))
         raise KeyboardInterrupt
 
+    with pytest.raises(UserError, match="cannot be prepared in .*No space left on device"):
+        data.load("tiny_full", tmp_path)
     monkeypatch.setattr(TinyGray, "_generate_examples", interrupted)
     with pytest.raises(KeyboardInterrupt):
         data.load("tiny_gray", tmp_path)
-    assert not files_in(tmp_path)
+    assert {path.name for path in tmp_path.rglob("*")} == {"tiny_full", "tiny_gray", ".lock"}
 
 
-def test_a_data_dir_that_cannot_be_written(tmp_path):
-    (tmp_path / "file").write_text("not a folder")
-    with pytest.raises(UserError, match="data_dir: expected a folder that can be written.*file"):
-        data.load("tiny_gray", tmp_path / "file" / "data")
+def test_a_data_set_is_prepared_once(tmp_path, capfd, monkeypatch):
+    def overtaken(*_):
+        """Another command prepares it after this one has looked for it."""
+        monkeypatch.undo()
+        data.load("tiny_gray", tmp_path)
 
-
-def test_another_process_may_be_faster(tmp_path, monkeypatch):
-    rename = os.rename
-
-    def overtaken(source, target):
-        if target == tmp_path / "tiny_gray" / "1.0.0":
-            shutil.copytree(source, target)
-        rename(source, target)
-
-    monkeypatch.setattr(os, "rename", overtaken)
-    images = data.load("tiny_gray", tmp_path)
-    assert len(images.train.images) == 12
-    assert {path.parts[0] for path in files_in(tmp_path)} == {"tiny_gray"}
-
-
-def test_only_the_data_set_is_left(root):
-    data.load("tiny_gray", root)
-    assert not [path for path in files_in(root) if "partial" in str(path) or "down" in str(path)]
-
-
-def cut_record(folder):
-    record = next(folder.glob("*test.tfrecord*"))
-    record.write_bytes(record.read_bytes()[:-10])
-
-
-def empty_record(folder):
-    next(folder.glob("*test.tfrecord*")).write_bytes(b"")
+    monkeypatch.setattr(tfds_data, "_archives", overtaken)
+    assert len(data.load("tiny_gray", tmp_path).train.images) == 12
+    assert capfd.readouterr() == ("", f"Preparing tiny_gray in {tmp_path}\n")
+    assert sorted(path.name for path in (tmp_path / "tiny_gray").iterdir()) == [".lock", "1.0.0"]
 
 
 def flipped_bit(folder):
@@ -435,27 +367,17 @@ def cut_info(folder):
     (folder / "dataset_info.json").write_text(truncated)
 
 
-@pytest.mark.parametrize(
-    "harm", [cut_record, empty_record, flipped_bit, no_record, no_files, cut_info]
-)
+@pytest.mark.parametrize("harm", [flipped_bit, no_record, no_files, cut_info])
 def test_damaged_prepared_files(root, tmp_path, harm):
     data.load("tiny_gray", root)
     shutil.copytree(root / "tiny_gray", tmp_path / "tiny_gray")
     harm(tmp_path / "tiny_gray" / "1.0.0")
-    with pytest.raises(UserError, match=f"(?s)tiny_gray: .*damaged.*{tmp_path / 'tiny_gray'}"):
+    with pytest.raises(UserError, match=f"(?s)tiny_gray: .*{tmp_path / 'tiny_gray'}") as error:
         data.load("tiny_gray", tmp_path)
+    assert "damaged" in str(error.value)
     # What the message advises helps.
     shutil.rmtree(tmp_path / "tiny_gray")
     assert len(data.load("tiny_gray", tmp_path).test.images) == 12
-
-
-def test_preparing_says_so_once(tmp_path, capfd):
-    data.load("tiny_gray", tmp_path)
-    out, err = capfd.readouterr()
-    assert out == ""
-    assert err == f"Preparing tiny_gray in {tmp_path}\n"
-    data.load("tiny_gray", tmp_path)
-    assert capfd.readouterr() == ("", "")
 
 
 # --- Batches ----------------------------------------------------------------------------------
@@ -475,19 +397,6 @@ def numbers(batches: tf.data.Dataset, steps: int) -> np.ndarray:
     return np.rint((pixels + 1) * 127.5).astype(int)
 
 
-def test_batches_are_images_and_their_labels(numbered):
-    batches = order.batches(numbered, batch_size=4, seed=0)
-    assert batches.element_spec == (
-        tf.TensorSpec((4, 4, 4, 1), tf.float32),
-        tf.TensorSpec((4,), tf.int32),
-    )
-    for images, labels in batches.take(20).as_numpy_iterator():
-        chosen = np.rint((images[:, 0, 0, 0] + 1) * 127.5).astype(int)
-        np.testing.assert_allclose(images, to_float(numbered.images[chosen]), atol=1e-6)
-        np.testing.assert_array_equal(labels, numbered.labels[chosen])
-        assert -1 <= np.min(images) <= np.max(images) <= 1
-
-
 def test_an_epoch_is_a_permutation_of_its_own(numbered):
     steps = order.steps_per_epoch(numbered, 4)
     assert steps == 5
@@ -500,12 +409,13 @@ def test_an_epoch_is_a_permutation_of_its_own(numbered):
     assert [sorted(epoch) for epoch in whole] == [list(range(23))] * 2
 
 
-@pytest.mark.parametrize("first_step", [1, 4, 5, 13])
-def test_a_batch_is_a_function_of_seed_and_step(numbered, first_step):
+def test_a_batch_is_a_function_of_seed_and_step(numbered):
     expected = numbers(order.batches(numbered, 4, seed=7), 20)
-    resumed = numbers(order.batches(numbered, 4, seed=7, first_step=first_step), 20 - first_step)
-    np.testing.assert_array_equal(resumed, expected[first_step:])
+    for first in 1, 5, 13:
+        resumed = numbers(order.batches(numbered, 4, seed=7, first_step=first), 20 - first)
+        np.testing.assert_array_equal(resumed, expected[first:])
     assert np.any(numbers(order.batches(numbered, 4, seed=8), 20) != expected)
+    numbers(order.batches(numbered, 4, seed=0, first_step=10**12), 1)  # without counting to it
 
 
 def test_seeds_stay_what_they_were(numbered):
@@ -513,54 +423,15 @@ def test_seeds_stay_what_they_were(numbered):
     assert numbers(order.batches(numbered, 8, seed=0), 1).tolist() == [[4, 14, 5, 3, 22, 16, 17, 8]]
 
 
-def test_far_steps_start_at_once(numbered):
-    start = time.monotonic()
-    numbers(order.batches(numbered, 4, seed=0, first_step=10**12), 1)
-    assert time.monotonic() - start < 2
-
-
-def test_the_order_is_random(mnist):
+def test_the_order_is_random():
     # `tf.random.experimental.index_shuffle`, which needs no list, fails this with 0.09.
     split = data.Split(np.zeros((60_000, 1, 1, 1), np.uint8), np.arange(60_000, dtype=np.int32))
     (_, first), (_, second) = order.batches(split, 60_000, seed=0).take(2)
     for one, other in (first[1:], first[:-1]), (first, second):
         assert abs(np.corrcoef(one, other)[0, 1]) < 0.02  # 5 standard deviations
-    classes = [np.bincount(labels) for _, labels in order.batches(mnist.train, 1000, 0).take(60)]
-    # Each batch of 1,000 has about the data set's classes: 90 to 112 each, +- 9.
-    assert np.min(classes) > 45
-    assert np.max(classes) < 160
-    np.testing.assert_array_equal(np.sum(classes, axis=0), np.bincount(mnist.train.labels))
 
 
 @pytest.mark.parametrize("batch_size", [0, 24])
 def test_batch_sizes_out_of_range(numbered, batch_size):
-    with pytest.raises(
-        UserError, match=f"expected 1 to 23, the number of .* received {batch_size}"
-    ):
+    with pytest.raises(UserError, match=f"expected 1 to 23, .* received {batch_size}"):
         order.batches(numbered, batch_size, seed=0)
-
-
-def test_replicas_share_a_batch(run_python):
-    # The batch's parts, in order, are what a single device would train on.
-    run_python("""
-        import sys
-
-        import numpy as np
-        import tensorflow as tf
-        from tfgan_mnist import data
-        from tfgan_mnist.data import order
-
-        cpu, *_ = tf.config.list_physical_devices("CPU")
-        logical = tf.config.LogicalDeviceConfiguration()
-        tf.config.set_logical_device_configuration(cpu, [logical, logical])
-        strategy = tf.distribute.MirroredStrategy(["CPU:0", "CPU:1"])
-        split = data.Split(np.zeros((23, 2, 2, 1), np.uint8), np.arange(23, dtype=np.int32))
-        batches = order.batches(split, 8, seed=0)
-        shared = strategy.experimental_distribute_dataset(batches)
-        for (_, whole), (_, parts) in zip(batches.take(5), shared):
-            parts = strategy.experimental_local_results(parts)
-            assert [len(part) for part in parts] == [4, 4]
-            np.testing.assert_array_equal(np.concatenate(parts), whole)
-        # TFDS, which takes a second to import, is imported by `load` only.
-        assert "tensorflow_datasets" not in sys.modules
-    """)

@@ -1,4 +1,4 @@
-"""Paths as users have them: with patterns' characters, spaces, other alphabets, and `~`."""
+"""Paths as users have them: with spaces, other alphabets, capital letters, and `~`."""
 
 import os
 import subprocess
@@ -9,28 +9,10 @@ import numpy as np
 import pytest
 
 from tfgan_mnist import cli, config, evaluate, flags, generate, train
-from tfgan_mnist.data import pictures
-
-ODD = "runs [v2] *?\\ 手写 é"
-TINY = ["--g_width=2", "--d_width=2", "--latent_dim=4", "--batch_size=8", "--steps_per_epoch=2"]
 
 
 def run(command, *flags) -> None:
     command.main(command.parser().parse_args(list(flags)))
-
-
-def test_a_run_at_an_odd_path_from_training_to_export(tmp_path, mnist, data_dir, capsys):
-    """Trains, stops half-way, goes on, draws and exports."""
-    place = tmp_path / ODD
-    root, exports = place / "runs", place / "saved_models"
-    flags = [f"--data_dir={data_dir}", f"--export_root={exports}", "--epochs_per_evaluation=0"]
-    run(train, *TINY, *flags, f"--run_root={root}", "--epochs=1")
-    folder = root / "0001-dcgan"
-    run(train, *flags, f"--resume={folder}", "--epochs=2")
-    assert "Continuing after step 2" in capsys.readouterr().out
-    source = f"--saved_model={exports / 'dcgan'}"
-    run(generate, source, "--num=4", f"--output={place}/a.png")
-    assert pictures.read(place / "a.png").shape == (1, 124, 124, 1)
 
 
 def test_endings_in_capitals(tmp_path, exports):
@@ -57,15 +39,13 @@ def test_the_home_folder_everywhere(tmp_path, monkeypatch):
     assert parser.parse_args(["--output=~/a.png"]).output == f"{tmp_path}/a.png"
 
 
-@pytest.mark.parametrize("encoding", ["utf-8", "ascii"])
-def test_an_ascii_terminal(tmp_path, exports, encoding):
+def test_an_ascii_terminal(tmp_path, exports):
     """Nothing fails at a name that the terminal cannot show."""
     output = tmp_path / "手写.png"
-    environment = {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}
     flags = [f"--saved_model={exports}/dcgan", "--num=4", f"--output={output}"]
     done = subprocess.run(
         [sys.executable, "-m", "tfgan_mnist.generate", *flags],
-        env=os.environ | (environment if encoding == "ascii" else {}),
+        env=os.environ | {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"},
         capture_output=True,
         check=False,
     )

@@ -1,7 +1,5 @@
 import io
 import os
-import subprocess
-import sys
 
 import numpy as np
 import pytest
@@ -26,21 +24,8 @@ def test_every_byte_survives_the_way_to_float_and_back():
     assert floats.min() == -1.0
     assert floats.max() == 1.0
     np.testing.assert_array_equal(pixels.to_uint8(floats), every_byte)
-
-
-def test_floats_outside_the_range_are_clipped():
-    np.testing.assert_array_equal(
-        pixels.to_uint8([-1.1, -1.0, 0.0, 1.0, 7.0]), np.array([0, 0, 128, 255, 255], np.uint8)
-    )
-
-
-def test_tensors_become_what_arrays_become():
-    import tensorflow as tf
-
-    images = some_images(2)
-    dataset = tf.data.Dataset.from_tensors(images).map(pixels.to_float)
-    (floats,) = dataset.as_numpy_iterator()
-    np.testing.assert_allclose(floats, pixels.to_float(images), atol=1e-6)
+    rounded = np.array([0, 0, 128, 255, 255], np.uint8)
+    np.testing.assert_array_equal(pixels.to_uint8([-1.1, -1.0, 0.0, 1.0, 7.0]), rounded)
 
 
 # Grids
@@ -67,14 +52,8 @@ def test_grid_is_nearly_square_by_default(count, rows, columns):
 
 
 def test_grid_refuses_what_is_not_images():
-    with pytest.raises(ValueError, match=r"uint8 of shape \(N, H, W, C\).*float64"):
-        pixels.grid(np.zeros((2, 4, 4, 1)))
-    with pytest.raises(ValueError, match=r"\(2, 4, 4\)"):
+    with pytest.raises(ValueError, match=r"shape \(N, H, W, C\).*\(2, 4, 4\)"):
         pixels.grid(np.zeros((2, 4, 4), np.uint8))
-    with pytest.raises(ValueError, match="at least one image"):
-        pixels.grid(some_images(0))
-    with pytest.raises(ValueError, match="`columns`.*Received: 0"):
-        pixels.grid(some_images(2), columns=0)
 
 
 def test_enlarged_pixels_are_squares():
@@ -118,27 +97,6 @@ def test_gif_shows_the_frames_and_rests_on_the_last(tmp_path, channels, toleranc
     assert durations == [100, 100, 100, 1500]
 
 
-def test_gif_black_and_white_stay_so(tmp_path):
-    frames = [np.full((8, 8, 1), value, np.uint8) for value in (0, 255)]
-    pictures.write_gif(tmp_path / "a.gif", frames)
-    with Image.open(tmp_path / "a.gif") as animation:
-        for index, value in enumerate((0, 255)):
-            animation.seek(index)
-            assert animation.convert("L").getextrema() == (value, value)
-
-
-def test_writers_refuse_what_is_not_images(tmp_path):
-    with pytest.raises(ValueError, match=r"uint8 of shape \(H, W, C\).*float32"):
-        pictures.write_png(tmp_path / "a.png", np.zeros((4, 4, 1), np.float32))
-    with pytest.raises(ValueError, match=r"C = 1 or 3.*\(4, 4, 2\)"):
-        pictures.write_png(tmp_path / "a.png", np.zeros((4, 4, 2), np.uint8))
-    with pytest.raises(ValueError, match="at least one frame"):
-        pictures.write_gif(tmp_path / "a.gif", [])
-    with pytest.raises(ValueError, match=r"one shape.*\(6, 5, 1\), \(7, 5, 1\)"):
-        pictures.write_gif(tmp_path / "a.gif", [*some_images(1), *some_images(1, height=7)])
-    assert os.listdir(tmp_path) == []
-
-
 # Reading anybody's images
 
 
@@ -150,12 +108,12 @@ def test_a_folder_is_read_in_the_order_of_its_names(tmp_path):
     np.testing.assert_array_equal(pictures.read(tmp_path), images)
 
 
-def test_npz_is_read_with_and_without_a_channel_axis(tmp_path):
+def test_arrays_are_read_with_and_without_a_channel_axis(tmp_path):
     images = some_images(3)
     np.savez_compressed(tmp_path / "a.npz", images=images, labels=np.arange(3))
-    np.testing.assert_array_equal(pictures.read(tmp_path / "a.npz"), images)
-    np.savez(tmp_path / "b.npz", images=images[..., 0])
-    np.testing.assert_array_equal(pictures.read(tmp_path / "b.npz"), images)
+    np.save(tmp_path / "b.npy", images[..., 0])
+    for name in "a.npz", "b.npy":
+        np.testing.assert_array_equal(pictures.read(tmp_path / name), images)
 
 
 @pytest.mark.parametrize("mode", ["1", "L", "LA", "P", "RGB", "RGBA", "CMYK"])
@@ -174,11 +132,6 @@ def empty_folder(folder):
     return folder
 
 
-def text_file(folder):
-    (folder / "notes.png").write_text("no picture")
-    return folder / "notes.png"
-
-
 def text_among_pictures(folder):
     pictures.write_png(folder / "a.png", some_images(1)[0])
     (folder / "notes.txt").write_text("no picture")
@@ -187,19 +140,16 @@ def text_among_pictures(folder):
 
 def truncated_png(folder):
     (folder / "a.png").write_bytes(pictures.png_bytes(some_images(1, 40, 40)[0])[:-300])
-    return folder
+    return folder / "a.png"
 
 
-def mixed_sizes(folder):
-    pictures.write_png(folder / "a.png", some_images(1)[0])
-    pictures.write_png(folder / "b.png", some_images(1, height=7)[0])
-    return folder
+def mixed(**other):
+    def write(folder):
+        pictures.write_png(folder / "a.png", some_images(1)[0])
+        pictures.write_png(folder / "b.png", some_images(1, **other)[0])
+        return folder
 
-
-def mixed_channels(folder):
-    pictures.write_png(folder / "a.png", some_images(1)[0])
-    pictures.write_png(folder / "b.png", some_images(1, channels=3)[0])
-    return folder
+    return write
 
 
 def sixteen_bits(folder):
@@ -212,81 +162,29 @@ def transparent(folder):
     return folder
 
 
-def animation(folder):
-    pictures.write_gif(folder / "a.gif", list(some_images(2)))
-    return folder
-
-
-def npz(**arrays):
+def npz(images):
     def write(folder):
-        np.savez(folder / "a.npz", **arrays)
+        np.savez(folder / "a.npz", images=images)
         return folder / "a.npz"
 
     return write
-
-
-def truncated_npz(folder):
-    path = npz(images=some_images(50))(folder)
-    path.write_bytes(path.read_bytes()[:500])
-    return path
-
-
-def corrupt_npz(folder):
-    path = npz(images=some_images(50))(folder)
-    content = bytearray(path.read_bytes())
-    content[600:700] = bytes(100)
-    path.write_bytes(content)
-    return path
-
-
-def npy_named_npz(folder):
-    with open(folder / "a.npz", "wb") as stream:
-        np.save(stream, some_images(2))
-    return folder / "a.npz"
-
-
-def text_named_npz(folder):
-    (folder / "a.npz").write_text("no archive")
-    return folder / "a.npz"
 
 
 @pytest.mark.parametrize(
     ("write", "message"),
     [
         (not_there, "expected an .npz file, a picture or a folder.*missing"),
-        (empty_folder, "is empty"),
-        (text_file, "notes.png cannot be read"),
+        (empty_folder, "received: none"),
         (text_among_pictures, "notes.txt cannot be read.*nothing but pictures"),
         (truncated_png, "a.png cannot be read"),
-        (mixed_sizes, "one size.*a.png is 5x6 gray and b.png is 5x7 gray"),
-        (mixed_channels, "a.png is 5x6 gray and b.png is 5x6 RGB"),
+        (mixed(height=7), r"one size.*a.png is \(6, 5, 1\), b.png is \(7, 5, 1\)"),
+        (mixed(channels=3), r"a.png is \(6, 5, 1\), b.png is \(6, 5, 3\)"),
         (sixteen_bits, "8 bits.*I;16"),
         (transparent, "transparent.*flatten"),
-        (animation, "animation of 2 frames"),
-        (npz(samples=some_images(2)), "named 'images'.*found samples"),
-        (npz(), "found nothing"),
-        (npz(images=np.zeros((2, 4, 4, 1), np.float32)), "uint8.*float32.*from .0, 1. by"),
-        (npz(images=np.zeros((2, 4, 4, 1), np.int64)), "uint8.*int64"),
-        (npz(images=np.array([None])), "cannot be read as an .npz"),
-        (npz(images=np.zeros((4, 4), np.uint8)), r"\(N, H, W\).*shape \(4, 4\)"),
-        (npz(images=np.zeros((2, 1, 4, 4), np.uint8)), r"C = 1 or 3.*\(2, 1, 4, 4\)"),
-        (npz(images=np.zeros((0, 4, 4, 1), np.uint8)), "at least one image"),
-        (truncated_npz, "cannot be read as an .npz"),
-        (corrupt_npz, "cannot be read as an .npz"),
-        (npy_named_npz, "cannot be read as an .npz"),
-        (text_named_npz, "cannot be read as an .npz"),
+        (npz(np.zeros((2, 4, 4, 1), np.float32)), "uint8.*float32.*from .0, 1. by"),
+        (npz(np.zeros((2, 4, 4, 2), np.uint8)), r"1 or 3 channels.*\(2, 4, 4, 2\)"),
     ],
 )
 def test_what_is_not_images_is_refused_with_what_to_do(tmp_path, write, message):
     with pytest.raises(UserError, match=message):
         pictures.read(write(tmp_path))
-
-
-def test_pictures_need_no_tensorflow():
-    script = (
-        "import sys, numpy as np\n"
-        "from tfgan_mnist.data import pictures, pixels\n"
-        "pictures.png_bytes(pixels.grid(pixels.to_uint8(np.zeros((2, 4, 4, 1)))))\n"
-        "sys.exit('tensorflow' in sys.modules)\n"
-    )
-    subprocess.run([sys.executable, "-c", script], check=True)

@@ -4,8 +4,10 @@ import os
 import subprocess
 import sys
 import threading
+from pathlib import Path
 
 import keras
+import numpy as np
 import pytest
 from tensorflow.python.framework import config as tf_config
 
@@ -13,19 +15,16 @@ from tfgan_mnist import cli, config, data, files, train
 from tfgan_mnist.errors import UserError
 from tfgan_mnist.training import cluster, runtime
 
-TINY = {"g_width": 2, "d_width": 2, "latent_dim": 4, "batch_size": 8}
 
-
-def test_training_in_a_thread_leaves_the_process_as_it_was(tmp_path, mnist, data_dir, monkeypatch):
+def test_training_in_a_thread_leaves_the_process_as_it_was(tmp_path):
     """A web demo trains in a thread; a notebook goes on with its own precision and kernels."""
-    monkeypatch.setattr(data, "load", lambda *arguments: mnist)
+    np.save(tmp_path / "some.npy", np.random.default_rng(0).integers(0, 256, (99, 8, 8), np.uint8))
     before = keras.config.dtype_policy().name, tf_config.is_op_determinism_enabled()
-    places = {"run_root": f"{tmp_path}/runs", "export_root": f"{tmp_path}/exports"}
     wanted = config.resolve(
-        TINY
-        | places
-        | {"epochs": 1, "steps_per_epoch": 2, "epochs_per_evaluation": 0, "data_dir": str(data_dir)}
-        | {"precision": "mixed_bfloat16"}
+        {"model": "gan", "g_hidden_widths": (4,), "d_hidden_widths": (4,), "batch_size": 8}
+        | {"epochs": 1, "steps_per_epoch": 2, "precision": "mixed_bfloat16"}
+        | {"dataset": str(tmp_path / "some.npy"), "data_dir": str(tmp_path / "data")}
+        | {"run_root": f"{tmp_path}/runs", "export_root": f"{tmp_path}/exports"}
     )
     done = []
     thread = threading.Thread(target=lambda: done.append(train.train(wanted)))
@@ -60,12 +59,11 @@ def test_a_user_without_a_home(monkeypatch):
     assert str(files.data_folder("/data")) == "/data"
 
 
-def test_a_home_that_is_read_only(tmp_path):
-    from tfgan_mnist.data import tfds
-
+@pytest.mark.parametrize("name", ["mnist", str(Path(__file__).parent)])
+def test_a_home_that_is_read_only(tmp_path, name):
     (tmp_path / "home").write_text("a file is not writable as a folder, for root either")
     with pytest.raises(UserError, match="expected a folder that can be written.*--data_dir"):
-        tfds.load("mnist", tmp_path / "home", None, 28, None)
+        data.load(name, tmp_path / "home")
 
 
 def test_a_reader_that_goes_away_is_no_error():

@@ -119,7 +119,7 @@ def header(shape, descr="|u1"):
 )
 def test_an_invalid_archive_of_images_is_refused(content, tmp_path):
     path = zip_with(tmp_path / "some.npz", **{"images.npy": content})
-    with pytest.raises(UserError, match="cannot be read as an .npz archive"):
+    with pytest.raises(UserError, match=r"some\.npz: (cannot be read|expected images)"):
         pictures.read(path)
 
 

@@ -3,7 +3,6 @@
 import contextlib
 import json
 import os
-import re
 import shutil
 import tempfile
 import uuid
@@ -15,7 +14,6 @@ from tfgan_mnist.errors import UserError
 
 NEEDS_LOCKS = "this needs Linux or macOS; on Windows it works in WSL2 or in Colab"
 PLACE = "Give another with --data_dir or the environment variable TFDS_DATA_DIR."
-PARTIAL = re.compile(r"\.[0-9a-f]{8}\.partial\.")  # how names of temporary siblings begin
 
 
 def data_folder(data_dir: str | os.PathLike | None = None) -> Path:
@@ -29,14 +27,6 @@ def data_folder(data_dir: str | os.PathLike | None = None) -> Path:
     if path.startswith("~"):
         raise UserError(f"data_dir: expected a folder; {folder} needs a home folder. {PLACE}")
     return Path(path)
-
-
-def not_writable(folder: Path, error: OSError) -> UserError:
-    """What to raise where nothing can be written below the data folder."""
-    return UserError(
-        f"data_dir: expected a folder that can be written; received {folder}: {error.strerror}. "
-        f"{PLACE}"
-    )
 
 
 def read_text(path: str | os.PathLike) -> str:
@@ -61,7 +51,7 @@ def read_json(path: str | os.PathLike) -> dict[str, Any]:
     """
     try:
         return {**json.loads(read_text(path))}
-    except (ValueError, TypeError, RecursionError) as error:
+    except (ValueError, TypeError) as error:
         raise UserError(f"{path}: expected a JSON object; received: {error}") from error
 
 
@@ -142,7 +132,10 @@ def alone(folder: Path) -> Iterator[None]:
             folder.mkdir(parents=True, exist_ok=True)
             stack.enter_context(locked(folder, wait=True))
         except OSError as error:
-            raise not_writable(folder, error) from error
+            raise UserError(
+                f"data_dir: expected a folder that can be written; received {folder}: "
+                f"{error.strerror}. {PLACE}"
+            ) from error
         remove_partial(folder)
         yield
 
@@ -175,9 +168,8 @@ def temporary(path: str | os.PathLike) -> Iterator[Path]:
 
 def remove_partial(folder: Path) -> None:
     """Removes the temporary files of killed commands in a folder that nobody else writes to."""
-    for path in folder.glob(".*.partial.*"):
-        if PARTIAL.match(path.name):
-            _remove(path)
+    for path in folder.glob(f".{'[0-9a-f]' * 8}.partial.*"):  # names by `temporary`
+        _remove(path)
 
 
 def _remove(path: Path) -> None:

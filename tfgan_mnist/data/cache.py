@@ -9,13 +9,11 @@ background. Images are mapped into memory instead of being read.
 """
 
 import contextlib
-import hashlib
 import json
 import os
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import BinaryIO, NamedTuple
 
 import numpy as np
 from PIL import Image
@@ -23,138 +21,140 @@ from PIL import Image
 from tfgan_mnist import files
 from tfgan_mnist.data import arrays, folders, sources, squares
 from tfgan_mnist.data.datasets import ImageData, Split, file_name
-from tfgan_mnist.data.sources import BrokenPicture, Source, describe_names
+from tfgan_mnist.data.sources import Source
+from tfgan_mnist.data.squares import Look
 from tfgan_mnist.errors import UserError
 
 FOLDER = "tfgan_mnist_pictures"
 ABOUT = "about.json"
 VERSION = 1  # increase it with any change to how pictures are decoded or split
+MAX_NAMES_SHOWN = 5
 
 
-class Asked(NamedTuple):
-    """How pictures are to be read."""
-
-    image_size: int | None  # side in pixels; None: by what they have
-    channels: int | None  # 1 or 3; None: 1 if all are gray, else 3
-    background: str  # colour under transparent pixels
-    skip_broken: bool  # leave broken pictures out
-
-    def name(self, state: str) -> str:
-        """The name of the folder for files in this state."""
-        return f"{state}-{hashlib.sha256(f'{VERSION} {self}'.encode()).hexdigest()[:8]}"
-
-
-def load(path: Path, data_dir: str | os.PathLike | None, asked: Asked) -> ImageData:
+def load(
+    path: Path, data_dir: str | os.PathLike | None, look: Look, skip_broken: bool
+) -> ImageData:
     """The pictures of a folder or of a NumPy file; see `datasets.load`."""
-    if not path.is_dir() and not (path.is_file() and path.suffix.lower() in arrays.SUFFIXES):
+    if path.is_dir():
+        root, names = path, folders.list_files(path)
+    elif path.is_file() and path.suffix.lower() in arrays.SUFFIXES:
+        root, names = path.parent, [path.name]
+    else:
         what = "another file" if path.exists() else "no such file or folder"
         raise UserError(
             f"{path}: expected a folder of pictures, an .npz or an .npy file; received {what}"
         )
-    squares.parse_color(asked.background)
-    if asked.image_size is not None and asked.image_size < squares.MIN_SIZE:
-        raise UserError(f"image_size: expected >= {squares.MIN_SIZE}; received {asked.image_size}")
-    found = folders.list_files(path)
-    state = folders.state_of(found)
+    stats = [os.stat(os.path.join(root, name)) for name in names]
+    state = _digest([(name, s.st_size, s.st_mtime_ns) for name, s in zip(names, stats)])
     parent = files.data_folder(data_dir) / FOLDER / file_name(str(path))
-    folder = parent / asked.name(state)
+
+    def folder_of(look: Look) -> Path:
+        return parent / f"{state}-{_digest((VERSION, look, skip_broken))}"
+
+    folder = folder_of(look)
     if not folder.is_dir():
         with files.alone(parent):
             if not folder.is_dir():  # nobody else made it meanwhile
-                made = _prepare(path, [file.name for file in found], folder, asked)
-                # Who asks later for the size that was chosen finds it too.
-                with contextlib.suppress(OSError):
-                    (parent / made.name(state)).symlink_to(folder.name)
+                sys.stderr.write(f"Reading the pictures of {path}\n")
+                Image.init()  # loads Pillow's formats, before there are threads
+                source = folders.read(path, names) if path.is_dir() else arrays.read(path)
+                with files.write_atomically(folder) as partial:
+                    chosen = _write(path, source, partial, look, skip_broken)
+                with contextlib.suppress(OSError):  # for who asks later for what was chosen
+                    folder_of(chosen).symlink_to(folder.name)
             for other in parent.iterdir():
                 if not other.name.startswith((state, ".")):  # the pictures changed
                     files.remove(other)
     return _read(path, folder)
 
 
-def _prepare(path: Path, names: list[str], folder: Path, asked: Asked) -> Asked:
-    """Decodes all pictures into `folder`, which appears complete or not at all.
+def _digest(value) -> str:
+    return f"{sources.digest_of(repr(value).encode()):016x}"
+
+
+def _write(path: Path, source: Source, folder: Path, look: Look, skip_broken: bool) -> Look:
+    """Decodes all pictures into a new folder; returns the look with what was chosen."""
+    if len(source.shapes) < 2:
+        raise UserError(
+            f"{path}: expected at least 2 pictures ({', '.join(folders.FORMATS)}); received "
+            f"{len(source.shapes)}, and {len(source.others):,} other files"
+        )
+    folder.mkdir()
+    size = look.size or squares.choose_size(source.shapes)
+    decoded = look._replace(size=size, channels=look.channels or (1 if source.gray else 3))
+    splits, broken = {}, []
+    for name, rows in zip(("train", "test"), sources.split(source.digests, source.in_test)):
+        splits[name], labels, left_out = _decode(source, rows, folder / name, decoded, skip_broken)
+        np.save(folder / f"{name}_labels.npy", labels)
+        broken += left_out
+    if not look.channels and all(_is_gray(images) for images in splits.values()):
+        decoded = decoded._replace(channels=1)
+    for name, images in splits.items():
+        np.save(folder / f"{name}.npy", images[..., : decoded.channels])
+        (folder / name).unlink()
+    about = {
+        "path": str(path),
+        "class_names": source.class_names,
+        "test_split": "held-out" if source.in_test is None else "test",
+        "notes": list(_notes(source, size, broken)),
+    }
+    (folder / ABOUT).write_text(json.dumps(about, indent=2) + "\n", encoding="utf-8")
+    return decoded
+
+
+def _decode(
+    source: Source, rows: np.ndarray, file: Path, look: Look, skip_broken: bool
+) -> tuple[np.ndarray, np.ndarray, list[str]]:
+    """Decodes some pictures into a file without a header.
 
     Returns:
-      What was asked, with the size and the channels that were chosen.
+      The images uint8 (N, S, S, C), mapped from the file; their labels; names of broken pictures.
     """
-    sys.stderr.write(f"Reading the pictures of {path}\n")
-    Image.init()  # loads Pillow's formats, before there are threads
-    source = folders.read(path, names, asked.skip_broken) if path.is_dir() else arrays.read(path)
-    size = asked.image_size or squares.choose_size(source.shapes)
-    channels = asked.channels or (1 if source.gray else 3)
-    look = squares.Look(size, channels, squares.parse_color(asked.background))
-    with files.write_atomically(folder) as partial:
-        partial.mkdir()
-        broken = []
-        for name, rows in zip(("train", "test"), sources.split(source.digests, source.in_test)):
-            broken += _write_split(partial / name, source, rows, look, asked.skip_broken)
-        splits = [partial / "train.npy", partial / "test.npy"]
-        if not asked.channels and channels == 3 and _drop_equal_channels(splits):
-            channels = 1
-        about = {
-            "path": str(path),
-            "class_names": source.class_names,
-            "test_split": "held-out" if source.in_test is None else "test",
-            "notes": [*source.notes, *_notes(source, size, broken)],
-        }
-        (partial / ABOUT).write_text(json.dumps(about, indent=2) + "\n", encoding="utf-8")
-    return asked._replace(image_size=size, channels=channels)
+
+    def decode(row: int) -> np.ndarray | folders.BrokenPicture:
+        try:
+            return source.decode(row, look)
+        except folders.BrokenPicture as error:
+            if not skip_broken:
+                raise
+            return error
+
+    written, broken = [], []
+    with open(file, "wb") as stream:
+        for row, image in sources.in_parallel(decode, rows.tolist(), "Decoding"):
+            if isinstance(image, folders.BrokenPicture):
+                broken.append(image.path.name)
+            else:
+                stream.write(image.tobytes())
+                written.append(row)
+    if not written:
+        raise UserError(f"expected pictures of {file.name}; all {len(rows):,} are broken")
+    shape = (len(written), look.size, look.size, look.channels)
+    return np.memmap(file, np.uint8, "r", shape=shape), source.labels[written], broken
+
+
+def _is_gray(images: np.ndarray) -> bool:
+    """Whether the channels of all images (N, S, S, C) are equal; reads one image at a time."""
+    return all((image == image[..., :1]).all() for image in images)
 
 
 def _notes(source: Source, size: int, broken: list[str]) -> Iterator[str]:
+    """What a user should know of how pictures were read."""
+    if source.others:
+        yield _list("other files ignored", source.others)
+    if broken:
+        yield _list("broken pictures left out", broken)
     oblong = sum(width != height for width, height in source.shapes)
     if oblong:
         yield f"{oblong:,} pictures are not square; of these the centred square is used"
     if set(source.shapes) != {(size, size)}:
         yield f"the pictures are resized to {size}x{size} pixels"
-    if broken:
-        yield describe_names(len(broken), "broken pictures left out", broken)
 
 
-def _write_split(
-    stem: Path, source: Source, rows: np.ndarray, look: squares.Look, skip_broken: bool
-) -> list[str]:
-    """Writes images and labels of some rows; returns the names of pictures that are left out."""
-    written, broken = [], []
-    with open(stem.with_suffix(".npy"), "wb") as stream:
-        _write_header(stream, (0, look.size, look.size, look.channels))
-
-        def decode(row):
-            return source.decode(row, look)
-
-        for row, image in sources.in_parallel(decode, rows.tolist(), "Decoding", skip_broken):
-            if isinstance(image, BrokenPicture):
-                broken.append(os.path.basename(image.path))
-            else:
-                stream.write(image.tobytes())
-                written.append(row)
-        if not written:
-            raise UserError(f"expected pictures of {stem.name}; all {len(rows):,} are broken")
-        _write_header(stream, (len(written), look.size, look.size, look.channels))
-    np.save(f"{stem}_labels.npy", source.labels[written])
-    return broken
-
-
-def _write_header(stream: BinaryIO, shape: tuple[int, ...]) -> None:
-    """The header of an .npy file, whose length does not depend on the number of images."""
-    stream.seek(0)
-    description = {"descr": "|u1", "fortran_order": False, "shape": shape}
-    np.lib.format.write_array_header_1_0(stream, description)
-
-
-def _drop_equal_channels(paths: list[Path]) -> bool:
-    """Makes images (N, H, W, 3) into (N, H, W, 1) if all of them are gray, and says whether."""
-    splits = [np.load(path, mmap_mode="r") for path in paths]
-    if any((image != image[..., :1]).any() for images in splits for image in images):
-        return False
-    for path, images in zip(paths, splits):
-        partial = path.with_suffix(".gray")
-        with open(partial, "wb") as stream:
-            _write_header(stream, (*images.shape[:3], 1))
-            for image in images:
-                stream.write(image[..., 0].tobytes())
-        os.replace(partial, path)
-    return True
+def _list(what: str, names: Sequence[str]) -> str:
+    """Like "2 broken pictures: a.png, b.png", with `MAX_NAMES_SHOWN` names at most."""
+    more = ", ..." if len(names) > MAX_NAMES_SHOWN else ""
+    return f"{len(names):,} {what}: {', '.join(names[:MAX_NAMES_SHOWN])}{more}"
 
 
 def _read(path: Path, folder: Path) -> ImageData:

@@ -2,16 +2,15 @@
 
 import hashlib
 import os
-import re
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 
+from tfgan_mnist.data import squares
 from tfgan_mnist.errors import UserError
 
 STACKED_MNIST = "stacked_mnist"
-IMAGE_SIZE = 28  # of data sets of TFDS, unless another is asked for
 # The numbers of Lin et al. 2018 ("PacGAN"): 128 stacks for each of the 1,000 labels; 301 MB.
 STACKS = {"train": 128_000, "test": 26_000}
 
@@ -73,7 +72,7 @@ def is_path(name: str) -> bool:
         return False
     from tfgan_mnist.data import tfds
 
-    return not tfds.is_known(re.split("[/:]", name)[0])
+    return not tfds.is_known(name)
 
 
 def canonical(name: str) -> str:
@@ -125,20 +124,20 @@ def load(
         are missing, damaged or out of reach; a `data_dir` that cannot be written or holds damaged
         files.
     """
+    squares.check_color(background)
+    look = squares.Look(image_size or 0, channels or 0, background)
     name = canonical(name)
     if os.path.isabs(name):
         from tfgan_mnist.data import cache
 
-        asked = cache.Asked(image_size, channels, background, skip_broken)
-        return cache.load(Path(name), data_dir, asked)
+        return cache.load(Path(name), data_dir, look, skip_broken)
     from tfgan_mnist.data import tfds
 
-    image_size = image_size or IMAGE_SIZE
     if name != STACKED_MNIST:
-        return tfds.load(name, data_dir, manual_dir, image_size, channels, background)
+        return tfds.load(name, data_dir, manual_dir, look)
     if channels not in (None, 3):
         raise UserError(f"{name}: has 3 channels; received channels={channels}")
-    return _stacked(tfds.load("mnist", data_dir, manual_dir, image_size, 1, background))
+    return _stacked(tfds.load("mnist", data_dir, manual_dir, look._replace(channels=1)))
 
 
 def _stacked(mnist: ImageData) -> ImageData:

@@ -5,23 +5,17 @@ pictures/1.png      pictures/2.jpg             no classes
 pictures/train/...  pictures/test/...          either of these, with a test split of its own
 """
 
-import hashlib
+import glob
 import os
 import re
 from pathlib import Path, PurePosixPath
-from typing import NamedTuple
+from typing import Any
 
 import numpy as np
 from PIL import Image, UnidentifiedImageError
 
 from tfgan_mnist.data import squares
-from tfgan_mnist.data.sources import (
-    BrokenPicture,
-    Source,
-    describe_names,
-    digest_of,
-    in_parallel,
-)
+from tfgan_mnist.data.sources import Source, digest_of, in_parallel
 from tfgan_mnist.errors import UserError
 
 FORMATS = ("PNG", "JPEG", "WEBP", "BMP", "GIF", "TIFF", "PPM")
@@ -30,101 +24,61 @@ SUFFIXES = re.compile(r"\.(png|jpe?g|jfif|webp|bmp|gif|tiff?|p[pgb]m)", re.IGNOR
 TEST_NAMES = ("test", "validation", "val")
 
 
-class File(NamedTuple):
-    """A file below the folder."""
+class BrokenPicture(UserError):
+    """A picture that cannot be decoded."""
 
-    name: str  # relative, with slashes
-    size: int
-    mtime_ns: int
-
-
-class Header(NamedTuple):
-    """What a picture's file says before it is decoded."""
-
-    shape: tuple[int, int]  # width, height
-    gray: bool
+    def __init__(self, path: Path, reason: Any):
+        super().__init__(
+            f"{path}: a broken picture ({reason}). Replace or remove it, or go on without it by "
+            "--skip_broken (in Python skip_broken=True)"
+        )
+        self.path = path
 
 
-def list_files(root: Path) -> list[File]:
-    """All files below a folder, sorted by name, without hidden ones; of a file, itself.
-
-    Raises:
-      OSError: a folder cannot be read.
-    """
-    if root.is_file():
-        return [File(root.name, root.stat().st_size, root.stat().st_mtime_ns)]
-    found = []
-
-    def scan(folder: str, prefix: str) -> None:
-        with os.scandir(folder) as entries:
-            for entry in entries:
-                if entry.name.startswith((".", "__MACOSX")):
-                    continue
-                if entry.is_dir():
-                    scan(entry.path, f"{prefix}{entry.name}/")
-                elif entry.is_file():
-                    stat = entry.stat()
-                    found.append(File(prefix + entry.name, stat.st_size, stat.st_mtime_ns))
-
-    scan(str(root), "")
-    return sorted(found)
+def list_files(root: Path) -> list[str]:
+    """The names of all files below a folder, relative to it, sorted, without hidden ones."""
+    found = glob.glob("**", root_dir=root, recursive=True)
+    return sorted(name for name in found if os.path.isfile(os.path.join(root, name)))
 
 
-def state_of(found: list[File]) -> str:
-    """A digest of the files' names, sizes and times."""
-    return hashlib.sha256(repr(found).encode()).hexdigest()[:16]
-
-
-def read(root: Path, names: list[str], skip_broken: bool) -> Source:
+def read(root: Path, names: list[str]) -> Source:
     """The pictures among the files of a folder.
 
     Raises:
-      UserError: no pictures, some in folders and some not, or a broken one.
+      UserError: some pictures are in folders and some not.
     """
-    kept, headers, others, broken = [], [], [], []
-    found = in_parallel(lambda name: _header(root / name), names, "Checking", skip_broken)
-    for name, header in found:
-        if header is None:
-            others.append(name)
-        elif isinstance(header, BrokenPicture):
-            broken.append(name)
-        else:
+    kept, headers, others = [], [], []
+    for name, header in in_parallel(lambda name: _header(root / name), names, "Checking"):
+        if header:
             kept.append(name)
             headers.append(header)
-    if len(kept) < 2:
-        raise UserError(
-            f"{root}: expected pictures ({', '.join(FORMATS)}), at least 2; received {len(kept)}, "
-            f"and {len(others):,} other files"
-        )
+        else:
+            others.append(name)
     labels, class_names, in_test = _arrange(root, kept)
-    notes = []
-    if others:
-        notes.append(describe_names(len(others), "other files ignored", others))
-    if broken:
-        notes.append(describe_names(len(broken), "broken pictures left out", broken))
     return Source(
         lambda i, look: decode(root / kept[i], look),
-        [header.shape for header in headers],
-        all(header.gray for header in headers),
+        [shape for shape, _ in headers if shape],
+        all(gray for _, gray in headers),
         labels,
         class_names,
         np.array([digest_of(os.fsencode(name)) for name in kept], np.uint64),
         in_test,
-        tuple(notes),
+        others,
     )
 
 
-def _header(path: Path) -> Header | None:
-    """The header of a picture; None for a file of another kind."""
+def _header(path: Path) -> tuple[tuple[int, int] | None, bool] | None:
+    """The (width, height) of a picture, and whether it is stored as gray.
+
+    The size is None for a broken picture, all of it for a file of another kind.
+    """
     try:
         with Image.open(path, formats=FORMATS) as picture:
-            return Header(picture.size, picture.mode in squares.GRAY_MODES)
-    except UnidentifiedImageError as error:
-        if not SUFFIXES.fullmatch(path.suffix):
-            return None
-        raise BrokenPicture(path, f"not one of {', '.join(FORMATS)}") from error
-    except Exception as error:  # Pillow's readers raise errors of many types
-        raise BrokenPicture(path, error) from error
+            return picture.size, picture.mode in squares.GRAY_MODES
+    except UnidentifiedImageError:
+        return (None, True) if SUFFIXES.fullmatch(path.suffix) else None
+    except Exception:  # Pillow's readers raise errors of many types
+        return None, True
 
 
 def decode(path: Path, look: squares.Look) -> np.ndarray:

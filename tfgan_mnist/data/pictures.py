@@ -12,7 +12,7 @@ import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
 from tfgan_mnist import files
-from tfgan_mnist.data.pixels import check_images
+from tfgan_mnist.data import arrays
 from tfgan_mnist.errors import UserError
 
 NAME_HEIGHT, MAX_NAME = 14, 20  # of a class beside a grid, in pixels and letters
@@ -62,10 +62,6 @@ def write_gif(
       milliseconds: how long a frame is shown; GIF keeps time in steps of 10.
       last_milliseconds: how long the last one is, which is the one that people want to look at.
     """
-    if len(frames) == 0:
-        raise ValueError("`frames` must hold at least one frame. Received: none")
-    if len({frame.shape for frame in frames}) > 1:
-        raise ValueError(f"Frames must share one shape. Received: {[f.shape for f in frames]}")
     first, *rest = [_gif_frame(frame) for frame in frames]
     with files.write_atomically(path) as partial:
         first.save(
@@ -82,9 +78,8 @@ def read(path: str | os.PathLike) -> np.ndarray:
     """Images of any source -> uint8 (N, H, W, C), N >= 1.
 
     Args:
-      path: an `.npz` file with an array `images`, uint8 (N, H, W, C) or (N, H, W); one picture
-        (PNG, JPEG, whatever Pillow knows); or a folder of pictures of one size, read in the order
-        of their names, without hidden files.
+      path: an `.npz` or `.npy` file (`arrays`); one picture (PNG, JPEG, whatever Pillow knows); or
+        a folder of pictures of one size, read in the order of their names, without hidden files.
 
     Raises:
       UserError: nothing there, not images, more than one size, or values of another type or range.
@@ -92,25 +87,21 @@ def read(path: str | os.PathLike) -> np.ndarray:
     path = Path(path)
     if not path.exists():
         raise UserError(f"expected an .npz file, a picture or a folder of pictures: no {path}")
+    if path.suffix.lower() in arrays.SUFFIXES:
+        images, _ = arrays.load(path)
+        images = images[..., None] if images.ndim == 3 else images
+        if images.shape[-1] not in (1, 3):
+            raise UserError(f"{path}: expected 1 or 3 channels; received shape {images.shape}")
+        return images
+    paths = [path]
     if path.is_dir():
-        return _read_folder(path)
-    if path.suffix.lower() == ".npz":
-        return _read_npz(path)
-    return _read_picture(path)[None]
-
-
-def _read_folder(folder: Path) -> np.ndarray:
-    paths = sorted(path for path in folder.iterdir() if not path.name.startswith("."))
-    if not paths:
-        raise UserError(f"expected a folder of pictures, but {folder} is empty")
-    images = [_read_picture(path) for path in paths]
-    for path, image in zip(paths, images, strict=True):
-        if image.shape != images[0].shape:
-            raise UserError(
-                f"expected pictures of one size, but in {folder} {paths[0].name} is "
-                f"{_size(images[0])} and {path.name} is {_size(image)}; bring them to one size"
-            )
-    return np.stack(images)
+        paths = sorted(each for each in path.iterdir() if not each.name.startswith("."))
+    found = [_read_picture(each) for each in paths]
+    shapes = {image.shape: each.name for each, image in zip(paths, found)}
+    if len(shapes) != 1:
+        received = ", ".join(f"{name} is {shape}" for shape, name in shapes.items()) or "none"
+        raise UserError(f"{path}: expected pictures of one size (H, W, C); received: {received}")
+    return np.stack(found)
 
 
 def _read_picture(path: Path) -> np.ndarray:
@@ -118,14 +109,11 @@ def _read_picture(path: Path) -> np.ndarray:
     try:
         with Image.open(path) as picture:
             picture.load()
-            frames = getattr(picture, "n_frames", 1)
     except Exception as error:  # Pillow's forty readers raise errors of many types
         raise UserError(
             f"expected a picture, but {path} cannot be read as one ({error}); "
             "a folder of samples must hold nothing but pictures"
         ) from error
-    if frames > 1:
-        raise UserError(f"expected a picture, but {path} is an animation of {frames} frames")
     if picture.mode.startswith(("I", "F")):
         raise UserError(f"expected 8 bits per channel, but {path} has mode {picture.mode!r}")
     # What shows through is not in the file; white and black paper give different digits.
@@ -135,40 +123,8 @@ def _read_picture(path: Path) -> np.ndarray:
     return pixels if pixels.ndim == 3 else pixels[..., None]
 
 
-def _read_npz(path: Path) -> np.ndarray:
-    try:
-        with np.load(path, allow_pickle=False) as archive:
-            names = archive.files
-            images = archive["images"] if "images" in names else None
-    except Exception as error:  # a damaged archive raises errors of many types
-        raise UserError(f"{path} cannot be read as an .npz archive ({error})") from error
-    if images is None:
-        raise UserError(
-            f"expected an array named 'images' in {path}, found {', '.join(names) or 'nothing'}; "
-            "write it with np.savez_compressed(path, images=images)"
-        )
-    if not isinstance(images, np.ndarray):  # the member is not an array
-        raise UserError(f"{path} cannot be read as an .npz archive ('images' is no array)")
-    received = f"{path} has {images.dtype} of shape {images.shape}"
-    if images.dtype != np.uint8:
-        raise UserError(
-            f"expected 'images' as uint8 in [0, 255], but {received}; convert it first: from "
-            "[0, 1] by (255 * images).round(), from [-1, 1] by (127.5 * (images + 1)).round(), "
-            "then .astype('uint8')"
-        )
-    if images.ndim == 3:
-        images = images[..., None]
-    if images.ndim != 4 or images.shape[-1] not in (1, 3) or images.size == 0:
-        raise UserError(
-            "expected 'images' of shape (N, H, W) or (N, H, W, C), C = 1 or 3, at least one image, "
-            f"but {received}"
-        )
-    return images
-
-
 def to_picture(image: np.ndarray) -> Image.Image:
     """uint8 (H, W, C) -> Pillow's gray or RGB image."""
-    check_images(image, rank=3)
     return Image.fromarray(image[..., 0] if image.shape[-1] == 1 else image)
 
 
@@ -183,8 +139,3 @@ def _gif_frame(frame: np.ndarray) -> Image.Image:
     picture = Image.fromarray(indices).convert("L")
     picture.putpalette(levels.repeat(3).tobytes())
     return picture
-
-
-def _size(image: np.ndarray) -> str:
-    height, width, channels = image.shape
-    return f"{width}x{height} {'gray' if channels == 1 else 'RGB'}"

@@ -38,14 +38,10 @@ def grid(images: np.ndarray, columns: int | None = None, padding: int = 2) -> np
     Returns:
       uint8 (rows * (H + padding) + padding, columns * (W + padding) + padding, C).
     """
-    check_images(images, rank=4)
+    if images.ndim != 4 or images.shape[-1] not in (1, 3):
+        raise ValueError(f"Expected shape (N, H, W, C), C = 1 or 3. Received: {images.shape}")
     count, height, width, channels = images.shape
-    if count == 0:
-        raise ValueError("`images` must hold at least one image. Received: none")
-    if columns is None:
-        columns = math.ceil(math.sqrt(count))
-    if columns < 1:
-        raise ValueError(f"`columns` must be at least 1. Received: {columns}")
+    columns = columns or math.ceil(math.sqrt(count))
     rows = math.ceil(count / columns)
 
     # Every tile carries its padding below and to the right; the whole, above and to the left.
@@ -60,13 +56,3 @@ def grid(images: np.ndarray, columns: int | None = None, padding: int = 2) -> np
 def enlarge(images: np.ndarray, factor: int = SCALE) -> np.ndarray:
     """(..., H, W, C) -> (..., factor * H, factor * W, C): every pixel becomes a sharp square."""
     return images.repeat(factor, axis=-3).repeat(factor, axis=-2)
-
-
-def check_images(images: np.ndarray, rank: int) -> None:
-    """Raises ValueError unless images are uint8 of a rank, with 1 or 3 channels."""
-    shape = ("N", "H", "W", "C")[-rank:]
-    if images.dtype != np.uint8 or images.ndim != rank or images.shape[-1] not in (1, 3):
-        raise ValueError(
-            f"Expected uint8 of shape ({', '.join(shape)}), C = 1 or 3. "
-            f"Received: {images.dtype} of shape {images.shape}"
-        )

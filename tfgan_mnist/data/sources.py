@@ -10,35 +10,22 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from tfgan_mnist.data.squares import Look
-from tfgan_mnist.errors import UserError
 
 TEST_SHARE = 1 / 8  # of pictures without a test split of their own; MNIST's is 1 / 7
 AT_A_TIME = 500  # pictures; progress is shown after each of these
-MAX_NAMES_SHOWN = 5
 
 
 class Source(NamedTuple):
     """Images of a folder or an array, before they are decoded."""
 
     decode: Callable[[int, Look], np.ndarray]  # index -> uint8 (S, S, C)
-    shapes: Sequence[tuple[int, int]]  # (width, height) of each
+    shapes: Sequence[tuple[int, int]]  # (width, height) of each that can be read
     gray: bool  # all of them are stored as gray
     labels: np.ndarray  # int32 (N,) in [0, len(class_names)), or zeros
     class_names: tuple[str, ...]  # by label; empty: without labels
     digests: np.ndarray  # uint64 (N,), of the file's name, or of an array's content
     in_test: np.ndarray | None = None  # bool (N,); None: no test split of its own
-    notes: tuple[str, ...] = ()  # what a user should know
-
-
-class BrokenPicture(UserError):
-    """A picture that cannot be decoded."""
-
-    def __init__(self, path: os.PathLike, reason: Any):
-        super().__init__(
-            f"{path}: a broken picture ({reason}). Replace or remove it, or go on without it by "
-            "--skip_broken (in Python skip_broken=True)"
-        )
-        self.path = path
+    others: Sequence[str] = ()  # files that are no pictures
 
 
 def digest_of(content) -> int:
@@ -60,34 +47,14 @@ def split(digests: np.ndarray, in_test: np.ndarray | None) -> tuple[np.ndarray, 
     return order[num:], order[:num]
 
 
-def in_parallel(
-    function: Callable, items: Sequence, doing: str, skip_broken: bool
-) -> Iterator[tuple[Any, Any]]:
-    """Yields (item, function(item)) in order, and shows progress on a terminal.
-
-    With `skip_broken` a `BrokenPicture` is yielded in place of the result, else raised.
-    """
-
-    def call(item):
-        try:
-            return function(item)
-        except BrokenPicture as error:
-            if not skip_broken:
-                raise
-            return error
-
+def in_parallel(function: Callable, items: Sequence, doing: str) -> Iterator[tuple[Any, Any]]:
+    """Yields (item, function(item)) in order, and shows progress on a terminal."""
     terminal = sys.stderr.isatty()
     with ThreadPoolExecutor(os.cpu_count()) as pool:  # Pillow decodes without Python's lock
         for first in range(0, len(items), AT_A_TIME):  # results wait in memory
             some = items[first : first + AT_A_TIME]
-            yield from zip(some, pool.map(call, some))
+            yield from zip(some, pool.map(function, some))
             if terminal:
                 done = first + len(some)
                 end = "\n" if done == len(items) else ""
                 sys.stderr.write(f"\r{doing} {done:,} of {len(items):,} pictures{end}")
-
-
-def describe_names(count: int, what: str, names: Sequence[str]) -> str:
-    """Like "2 broken pictures: a.png, b.png", with `MAX_NAMES_SHOWN` names at most."""
-    more = ", ..." if len(names) > MAX_NAMES_SHOWN else ""
-    return f"{count:,} {what}: {', '.join(names[:MAX_NAMES_SHOWN])}{more}"

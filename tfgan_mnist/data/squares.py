@@ -10,31 +10,25 @@ from tfgan_mnist.errors import UserError
 
 SIZES = (28, 32, 64)  # chosen from where pictures differ in size or are larger
 MIN_SIZE = 8
-GRAY_16_BITS = ("I", "I;16", "I;16B", "I;16L")
-GRAY_MODES = ("1", "L", *GRAY_16_BITS)
+GRAY_MODES = ("1", "L", "I", "I;16", "I;16B", "I;16L")
 
 
 class Look(NamedTuple):
     """What pictures are to become."""
 
-    size: int  # side in pixels
-    channels: int  # 1 gray, 3 RGB
-    background: tuple[int, int, int]  # RGB in [0, 255], under transparent pixels
+    size: int  # side in pixels; 0: by what they have
+    channels: int  # 1 gray, 3 RGB; 0: 1 if all are gray, else 3
+    background: str  # colour under transparent pixels
 
 
-def parse_color(text: str) -> tuple[int, int, int]:
-    """(r, g, b) in [0, 255] of a name or a hexadecimal code.
-
-    Raises:
-      UserError: it is no colour.
-    """
+def check_color(text: str) -> None:
+    """Raises UserError unless `text` is a name or a hexadecimal code of a colour."""
     try:
-        red, green, blue, *_ = ImageColor.getrgb(text)
+        ImageColor.getrgb(text)
     except ValueError as error:
         raise UserError(
             f"background: expected a colour such as white or #80c0ff; received {text!r:.100}"
         ) from error
-    return red, green, blue
 
 
 def choose_size(shapes: Sequence[tuple[int, int]]) -> int:
@@ -59,27 +53,25 @@ def square(picture: Image.Image, look: Look) -> np.ndarray:
     Raises:
       ValueError: pixels that are neither bytes nor 16-bit numbers.
     """
+    size, channels, background = look
     picture = ImageOps.exif_transpose(picture)
-    if picture.mode in GRAY_16_BITS:
+    if picture.mode.startswith(("I", "F")):
         picture = _from_16_bits(picture)
     if picture.has_transparency_data:
-        paper = Image.new("RGBA", picture.size, (*look.background, 255))
+        paper = Image.new("RGBA", picture.size, background)
         picture = Image.alpha_composite(paper, picture.convert("RGBA"))
-    if picture.mode == "F":
-        raise ValueError("its pixels are floats; expected 8 or 16 bits")
-    picture = picture.convert("L" if look.channels == 1 else "RGB")
+    picture = picture.convert("L" if channels == 1 else "RGB")
     width, height = picture.size
     side = min(width, height)
     left, top = (width - side) // 2, (height - side) // 2
     box = (left, top, left + side, top + side)
-    size = look.size
     resized = picture.resize((size, size), Image.Resampling.LANCZOS, box, reducing_gap=3.0)
-    return np.asarray(resized).reshape(size, size, look.channels)
+    return np.asarray(resized).reshape(size, size, channels)
 
 
 def _from_16_bits(picture: Image.Image) -> Image.Image:
     """Gray in [0, 65535] -> "L" in [0, 255]."""
     pixels = np.asarray(picture)
-    if pixels.min() < 0 or pixels.max() > 65535:
-        raise ValueError(f"its pixels are {pixels.min()} to {pixels.max()}; expected 8 or 16 bits")
+    if picture.mode == "F" or pixels.min() < 0 or pixels.max() > 65535:
+        raise ValueError(f"pixels {pixels.min()} to {pixels.max()}; expected 8 or 16 bits")
     return Image.fromarray(np.rint(pixels / 257).astype(np.uint8))

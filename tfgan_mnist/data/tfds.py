@@ -12,7 +12,6 @@ import hashlib
 import io
 import os
 import re
-import ssl
 import sys
 import urllib.error
 import urllib.request
@@ -23,17 +22,17 @@ from urllib.parse import urlsplit
 
 import numpy as np
 import tensorflow as tf
+from PIL import ImageColor
 
 from tfgan_mnist import files
-from tfgan_mnist.data import sources, squares
+from tfgan_mnist.data import sources
 from tfgan_mnist.data.datasets import STACKED_MNIST, ImageData, Split
+from tfgan_mnist.data.squares import Look
 from tfgan_mnist.errors import UserError
 
+IMAGE_SIZE = 28  # unless another is asked for
 PACKAGED_MNIST = Path(__file__).parents[1] / "assets" / "mnist"
 NETWORK_TIMEOUT_SECONDS = 10
-# "huggingface:name" or "kubric:name", but not "mnist:3.0.1", which is a version.
-COMMUNITY = re.compile(r"[\w-]+:[a-zA-Z]")
-HELD_OUT = "held-out"  # the split of images that are not trained on where TFDS has no such split
 # SHA-256 of what archives hold, for archives that somebody compressed anew.
 CONTENTS = {
     "fashion_mnist": {
@@ -45,24 +44,22 @@ CONTENTS = {
 }
 
 
-def is_known(family: str) -> bool:
-    """Whether TFDS has a data set of this name, which may have several configurations."""
+def is_known(name: str) -> bool:
+    """Whether TFDS has a data set of this name, without its configuration and version."""
     import tensorflow_datasets as tfds
 
-    list_builders = getattr(tfds, "list_builders", None)  # a failed import of TFDS is only logged
-    return list_builders is not None and family in list_builders(with_community_datasets=False)
+    return _family(name) in tfds.list_builders(with_community_datasets=False)
+
+
+def _family(name: str) -> str:
+    """emnist of emnist/letters:3.1.0."""
+    return re.split("[/:]", name)[0]
 
 
 def load(
-    name: str,
-    data_dir: str | os.PathLike | None,
-    manual_dir: str | os.PathLike | None,
-    image_size: int,
-    channels: int | None,
-    background: str = "white",
+    name: str, data_dir: str | os.PathLike | None, manual_dir: str | os.PathLike | None, look: Look
 ) -> ImageData:
     """A data set of TFDS in memory; see `datasets.load`."""
-    color = squares.parse_color(background)
     root = files.data_folder(data_dir)
     builder = _open(name, root)
     _expect_images_and_labels(name, builder)
@@ -70,23 +67,23 @@ def load(
         _prepare(name, root, _archives(name, builder, manual_dir))
         builder = _open(name, root)
     splits = builder.info.splits
-    if not splits:
-        raise _damaged(name, builder, "no dataset_info.json")
     if "train" not in splits:
-        raise UserError(f"{name}: expected a split train; it has {', '.join(splits)}")
-    train = _read(name, builder, "train", image_size, channels, color)
-    found = [split for split in ("test", "validation") if split in splits]
+        raise UserError(
+            f"{name}: expected a split train; it has {', '.join(splits) or 'none'}. If it should "
+            f"have one, its files in {builder.data_dir} are damaged: move them away and run again"
+        )
     height, width, _ = builder.info.features["image"].shape
     if height is None or height != width:
         sys.stderr.write(f"{name}: of oblong images the central square is used\n")
-    if found:
-        test = _read(name, builder, found[0], image_size, channels, color)
+    train = _read(name, builder, "train", look)
+    test_split = next((split for split in ("test", "validation") if split in splits), "held-out")
+    if test_split in splits:
+        test = _read(name, builder, test_split, look)
     else:
         digests = np.array([sources.digest_of(image) for image in train.images], np.uint64)
         rows, held_out = sources.split(digests, None)
         train, test = (Split(train.images[r], train.labels[r]) for r in (rows, held_out))
     label = builder.info.features["label"]
-    test_split = found[0] if found else HELD_OUT
     return ImageData(name, train, test, label.num_classes, tuple(label.names), test_split)
 
 
@@ -94,33 +91,25 @@ def _open(name: str, root: Path) -> Any:
     """The TFDS builder of a data set, prepared in `root` or not."""
     import tensorflow_datasets as tfds
 
-    if COMMUNITY.match(name):
+    if re.match(r"[\w-]+:[a-zA-Z]", name):  # but not mnist:3.0.1, which is a version
         raise UserError(
             f"{name}: expected a data set of TensorFlow Datasets itself, such as emnist/balanced. "
             "Community data sets contain code, which would be downloaded and run."
         )
-    if not hasattr(tfds, "builder"):  # a failed import of TFDS is only logged
-        raise UserError(
-            "TensorFlow Datasets does not work: it lacks a package, which the log above names. "
-            "Install that package with pip."
-        )
-    family = re.split("[/:]", name)[0]
+    family = _family(name)
     try:
         return tfds.builder(name, data_dir=root)
     except tfds.core.DatasetNotFoundError as error:
         known = [STACKED_MNIST, *tfds.list_builders(with_community_datasets=False)]
         close = " or ".join(difflib.get_close_matches(family, known))
-        advice = f"Did you mean {close}?" if close else "tensorflow.org/datasets lists them."
-        if not close:
-            advice += f" Own pictures are given by a path, such as ./{family}"
+        advice = f"tensorflow.org/datasets lists them. Own pictures: by a path, such as ./{family}"
+        if close:
+            advice = f"Did you mean {close}?"
         raise UserError(f"{name}: no such data set. {advice}") from error
-    except Exception as error:
-        # Of no common type: malformed name, unknown configuration, damaged dataset_info.json.
-        advice = ""
+    except Exception as error:  # of no common type
+        advice = f"If the name is right, its files in {root / family} are damaged."
         if "BuilderConfig" in str(error):
             advice = f"Known: {', '.join(tfds.builder_cls(family).builder_configs)}"
-        elif re.fullmatch(r"\w+", family) and (root / family).is_dir():
-            advice = f"If the name is right, its prepared files in {root / family} are damaged."
         raise UserError(f"{name}: TFDS cannot open this data set: {error}\n{advice}") from error
 
 
@@ -150,48 +139,26 @@ def _prepare(name: str, root: Path, archives: Path | None) -> None:
       archives: the folder to take archives from; missing ones are downloaded.
     """
     import tensorflow_datasets as tfds
-    from tensorflow_datasets.core.download.download_manager import NonMatchingChecksumError
-    from tensorflow_datasets.core.download.extractor import ExtractError
 
+    folder = root / _family(name)
     # TFDS writes here first. Archives are unpacked here as well: in its usual place the MNIST of an
     # earlier run would pass for the equally named files of Fashion-MNIST.
-    try:
-        with contextlib.ExitStack() as stack:
-            partial = stack.enter_context(files.temporary(root / name.replace("/", "-")))
-            partial.mkdir()
-            cleanup = stack.pop_all()
-    except OSError as error:
-        raise files.not_writable(root, error) from error
-    sys.stderr.write(f"Preparing {name} in {root}\n")
-    # On a terminal TFDS's progress bars; in a file they would pile up.
-    tfds.display_progress_bar(sys.stderr.isatty())
-    try:
-        with cleanup:
-            builder = _open(name, partial)
-            with contextlib.redirect_stdout(io.StringIO()):  # Its announcements of unknown sizes.
-                builder.download_and_prepare(
-                    download_config=tfds.download.DownloadConfig(
-                        manual_dir=archives, try_download_gcs=False
-                    )
-                )
-            prepared = root / builder.data_path.relative_to(partial)
+    with files.alone(folder), files.temporary(folder / "prepared") as partial:
+        builder = _open(name, partial)
+        prepared = root / builder.data_path.relative_to(partial)
+        if prepared.exists():  # another command made it meanwhile
+            return
+        sys.stderr.write(f"Preparing {name} in {root}\n")
+        # On a terminal TFDS's progress bars; in a file they would pile up.
+        tfds.display_progress_bar(sys.stderr.isatty())
+        config = tfds.download.DownloadConfig(manual_dir=archives, try_download_gcs=False)
+        try:
+            with contextlib.redirect_stdout(io.StringIO()):  # its announcements of unknown sizes
+                builder.download_and_prepare(download_config=config)
             prepared.parent.mkdir(parents=True, exist_ok=True)
-            try:
-                os.rename(builder.data_path, prepared)
-            except OSError:
-                # Another process was faster; its files are as good.
-                if not prepared.exists():
-                    raise
-    except (
-        OSError,  # Also what `requests` raises.
-        ImportError,  # A package that this data set needs.
-        AssertionError,  # Archives that TFDS may not download, with instructions.
-        tfds.download.DownloadError,
-        NonMatchingChecksumError,
-        ExtractError,
-        tf.errors.OpError,
-    ) as error:
-        raise UserError(f"{name}: cannot be prepared in {root}: {error}") from error
+            os.rename(builder.data_path, prepared)
+        except Exception as error:  # of no common type: no network, full disk, missing package
+            raise UserError(f"{name}: cannot be prepared in {root}: {error}") from error
 
 
 def _archives(name: str, builder: Any, manual_dir: str | os.PathLike | None) -> Path | None:
@@ -212,16 +179,15 @@ def _archives(name: str, builder: Any, manual_dir: str | os.PathLike | None) -> 
         file = folder / info.filename if folder and info.filename else None
         if file is None or not file.is_file():
             missing[info.filename or url] = url
-        elif (received := _sha256(file)) != info.checksum:
-            if _has_content(builder.name, file):  # TFDS compares the file's sum with this one
-                size = file.stat().st_size
-                known = dataclasses.replace(info, checksum=received, size=size)
-                builder.url_infos[url] = known
-                continue
+            continue
+        received, size = _sha256(file), file.stat().st_size
+        if received != info.checksum and not _has_content(builder.name, file):
             raise UserError(
                 f"{name}: {file} is damaged or of another data set: expected {info.size:,} bytes "
-                f"with SHA-256 {info.checksum}; received {file.stat().st_size:,} bytes. {advice}"
+                f"with SHA-256 {info.checksum}; received {size:,} bytes. {advice}"
             )
+        # TFDS compares the file's sum with this one.
+        builder.url_infos[url] = dataclasses.replace(info, checksum=received, size=size)
     # With several configurations there may be archives for each, and not all are needed.
     if folder and missing and (len(builder.url_infos) == 1 or not builder.BUILDER_CONFIGS):
         raise UserError(f"{name}: expected in {folder}: {', '.join(missing)}. {advice}")
@@ -255,25 +221,17 @@ def _reachable(url: str) -> bool:
         urllib.request.urlopen(url, timeout=NETWORK_TIMEOUT_SECONDS).close()
     except urllib.error.HTTPError:
         return True
-    except urllib.error.URLError as error:
-        return isinstance(error.reason, ssl.SSLError)
     except OSError:
         return False
     return True
 
 
-def _read(
-    name: str,
-    builder: Any,
-    split: str,
-    image_size: int,
-    channels: int | None,
-    background: tuple[int, int, int],
-) -> Split:
+def _read(name: str, builder: Any, split: str, look: Look) -> Split:
+    """A split whose images have the size and the channels that are asked for."""
     import tensorflow_datasets as tfds
 
     height, width, own_channels = builder.info.features["image"].shape
-    channels = channels or min(own_channels, 3)
+    size, channels = look.size or IMAGE_SIZE, look.channels or min(own_channels, 3)
 
     def standardise(example):
         image = example["image"]
@@ -281,35 +239,37 @@ def _read(
             # NIST's files hold the transposed letters, and TFDS passes them on as they are.
             image = tf.transpose(image, [1, 0, 2])
         if own_channels == 4:
-            image = _lay_on(image, background)
+            image = _lay_on(image, ImageColor.getrgb(look.background)[:3])
         if channels < own_channels and channels == 1:
             image = tf.image.rgb_to_grayscale(image)
         elif channels > own_channels:
             image = tf.image.grayscale_to_rgb(image)
         if height is None or height != width:
             side = tf.reduce_min(tf.shape(image)[:2])
-            top, left = (tf.shape(image)[0] - side) // 2, (tf.shape(image)[1] - side) // 2
-            image = image[top : top + side, left : left + side]
-        if (height, width) != (image_size, image_size):
-            image = tf.image.resize(image, [image_size, image_size], antialias=True)
+            image = tf.image.resize_with_crop_or_pad(image, side, side)
+        if (height, width) != (size, size):
+            image = tf.image.resize(image, [size, size], antialias=True)
             image = tf.saturate_cast(tf.round(image), tf.uint8)
         return image, tf.cast(example["label"], tf.int32)
 
+    num_images = builder.info.splits[split].num_examples
+    images = np.empty((num_images, size, size, channels), np.uint8)
+    labels = np.empty(num_images, np.int32)
+    first = 0
+    config = tfds.ReadConfig(try_autocache=False)
     try:
-        dataset = builder.as_dataset(
-            split=split, read_config=tfds.ReadConfig(try_autocache=False)
-        ).map(standardise, num_parallel_calls=tf.data.AUTOTUNE)
-        num_images = builder.info.splits[split].num_examples
-        images = np.empty((num_images, image_size, image_size, channels), np.uint8)
-        labels = np.empty(num_images, np.int32)
-        first = 0
-        for some_images, some_labels in dataset.batch(1000).as_numpy_iterator():
+        dataset = builder.as_dataset(split=split, read_config=config)
+        dataset = dataset.map(standardise, num_parallel_calls=tf.data.AUTOTUNE).batch(1000)
+        for some_images, some_labels in dataset.as_numpy_iterator():
             last = first + len(some_labels)
             images[first:last], labels[first:last] = some_images, some_labels
             first = last
-    except tf.errors.OpError as error:
-        # Every record has a checksum, and TFDS counts them.
-        raise _damaged(name, builder, error.message) from error
+    except tf.errors.OpError as error:  # every record has a checksum, and TFDS counts them
+        raise UserError(
+            f"{name}: damaged files in {builder.data_dir}: {error.message}\n"
+            "Move this folder away and run again: the data set is then prepared anew, if its "
+            "archives can be had. If it exists only there, restore it from a copy."
+        ) from error
     num_classes = builder.info.features["label"].num_classes
     if labels.min() < 0 or labels.max() >= num_classes:
         raise UserError(
@@ -319,18 +279,10 @@ def _read(
     return Split(images, labels)
 
 
-def _lay_on(image, background: tuple[int, int, int]):
+def _lay_on(image, color: tuple[int, ...]):
     """uint8 (H, W, 4) with alpha -> (H, W, 3) on a colour."""
     alpha = tf.cast(image[..., 3:], tf.float32) / 255.0
     laid = alpha * tf.cast(image[..., :3], tf.float32) + (1.0 - alpha) * tf.constant(
-        background, tf.float32
+        color, tf.float32
     )
     return tf.cast(tf.round(laid), tf.uint8)
-
-
-def _damaged(name: str, builder: Any, reason: str) -> UserError:
-    return UserError(
-        f"{name}: damaged files in {builder.data_dir}: {reason}\n"
-        "Move this folder away and run again: the data set is then prepared anew, if its archives "
-        "can be had. If it exists only there, restore it from a copy."
-    )
