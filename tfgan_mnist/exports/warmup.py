@@ -12,7 +12,6 @@ import numpy as np
 from google.protobuf import descriptor_pb2, descriptor_pool, message_factory
 
 FILE = Path("assets.extra", "tf_serving_warmup_requests")  # in the folder of a version
-MAX_RECORDS = 1000  # TensorFlow Serving refuses a version with more
 
 # tensorflow_serving/apis/{model,predict,prediction_log}.proto: message -> field -> (number, type).
 # A tensor is left as its bytes, which are the same on the wire.
@@ -80,7 +79,7 @@ def read(version: Path) -> list[tuple[str, dict[str, np.ndarray]]]:
     There are none where there is no file.
 
     Raises:
-      ValueError: not such a file, a record of another kind than Predict, or too many records.
+      ValueError: not such a file, or a record of another kind than Predict.
     """
     import tensorflow as tf
     from google.protobuf.message import DecodeError
@@ -100,8 +99,6 @@ def read(version: Path) -> list[tuple[str, dict[str, np.ndarray]]]:
                 for entry in request.inputs
             }
             requests.append((request.model_spec.signature_name or "serving_default", inputs))
-            if len(requests) > MAX_RECORDS:
-                raise ValueError(f"{FILE}: expected at most {MAX_RECORDS} records")
     except (DecodeError, TypeError, tf.errors.OpError) as error:
         raise ValueError(f"{FILE}: not a file of warm-up requests: {error}") from error
     return requests

@@ -3,10 +3,8 @@
 import contextlib
 import enum
 import functools
-import gc
 import logging
 import threading
-import time
 from collections.abc import Iterator
 from concurrent.futures import Future
 from pathlib import Path
@@ -21,7 +19,6 @@ from tfgan_mnist.serving.settings import ModelConfig
 log = logging.getLogger(__name__)
 
 DEFAULT_SIGNATURE = "serving_default"
-WARM_UP_SECONDS = 60.0  # after which no further warm-up request begins
 
 
 class State(enum.Enum):
@@ -57,8 +54,9 @@ class Version:
             self._changed = self.folder.stat().st_mtime
             self._saved_model = session.SavedModel(self.folder)
             self.signatures = self._saved_model.signatures
-            if warm_up:
-                self._warm_up(self._saved_model)
+            for signature, inputs in warmup.read(self.folder) if warm_up else ():
+                session.check(self.inputs(signature), inputs)
+                self._saved_model.run(signature, inputs)
             self._batchers = {
                 name: Batcher(functools.partial(self._saved_model.run, name), batches)
                 for name, inputs in self._saved_model.specs.items()
@@ -72,16 +70,6 @@ class Version:
         self.state = State.AVAILABLE
         log.info("%s version %d is served", self.model, self.number)
 
-    def _warm_up(self, model: session.SavedModel) -> None:
-        requests = warmup.read(self.folder)
-        ends = time.monotonic() + WARM_UP_SECONDS
-        for signature, inputs in requests:
-            if time.monotonic() > ends:
-                log.warning("%s: the rest of the warm-up requests is skipped", self.folder)
-                return
-            session.check(self.inputs(signature), inputs)
-            model.run(signature, inputs, tuple(sorted(self.signatures[signature].outputs)))
-
     def _unload(self) -> None:
         for batcher in self._batchers.values():
             batcher.close()
@@ -94,8 +82,8 @@ class Version:
         """Whether it did not fail, or its folder has changed since."""
         return not self.error or folder.stat().st_mtime != self._changed
 
-    def inputs(self, signature: str) -> dict[str, session.Spec]:
-        """Input name -> what it must be, of a signature.
+    def inputs(self, signature: str) -> dict[str, Any]:
+        """Input name -> TensorSpec, of a signature.
 
         Raises:
           RequestError: there is no such signature, or it has no inputs.
@@ -107,15 +95,14 @@ class Version:
             raise invalid(f"Failed to get input map for signature: {signature}")
         return self._saved_model.specs[signature]
 
-    def submit(self, signature: str, inputs: Tensors, outputs: tuple[str, ...] = ()) -> Future:
-        """A future of the named outputs, or of all outputs if none is named.
+    def submit(self, signature: str, inputs: Tensors) -> Future:
+        """A future of the outputs by name.
 
         Raises:
           RequestError: the inputs do not match the signature, or too many requests wait.
         """
         session.check(self.inputs(signature), inputs)
-        names = outputs or tuple(sorted(self.signatures[signature].outputs))
-        return self._batchers[signature].submit(inputs, names)
+        return self._batchers[signature].submit(inputs)
 
     @contextlib.contextmanager
     def in_use(self) -> Iterator[bool]:
@@ -140,8 +127,6 @@ class Version:
         self._unload()
         self.state = State.END
         log.info("%s version %d is unloaded", self.model, self.number)
-        # Graphs are full of cycles: without this, 20 swaps of a 2 MB model leave 50 MB.
-        gc.collect()
 
 
 class Model:
