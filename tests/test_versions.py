@@ -143,11 +143,11 @@ def test_warm_up_requests_are_replayed(tmp_path, base_path, monkeypatch):
 
 def test_warm_up_records_are_those_of_the_official_messages():
     inputs = {"seed": np.int32([1, 2]), "labels": np.int32([3, 4])}
-    record = warmup.record("png", inputs, "cdcgan")
+    record = warmup.record("png", inputs)
     log = prediction_log_pb2.PredictionLog(
         predict_log=prediction_log_pb2.PredictLog(
             request=predict_pb2.PredictRequest(
-                model_spec=model_pb2.ModelSpec(name="cdcgan", signature_name="png"),
+                model_spec=model_pb2.ModelSpec(signature_name="png"),
                 inputs={name: tf.make_tensor_proto(value) for name, value in inputs.items()},
             )
         )

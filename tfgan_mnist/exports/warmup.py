@@ -16,7 +16,7 @@ FILE = Path("assets.extra", "tf_serving_warmup_requests")  # in the folder of a 
 # tensorflow_serving/apis/{model,predict,prediction_log}.proto: message -> field -> (number, type).
 # A tensor is left as its bytes, which are the same on the wire.
 MESSAGES = {
-    "ModelSpec": {"name": (1, "string"), "signature_name": (3, "string")},
+    "ModelSpec": {"signature_name": (3, "string")},
     "NamedTensor": {"key": (1, "string"), "value": (2, "bytes")},  # an entry of a map
     "PredictRequest": {"model_spec": (1, "ModelSpec"), "inputs": (2, "repeated NamedTensor")},
     "PredictLog": {"request": (1, "PredictRequest")},
@@ -52,18 +52,14 @@ def message_classes(messages: dict[str, dict[str, tuple[int, str]]]) -> dict[str
 _CLASSES = message_classes(MESSAGES)
 
 
-def record(signature_name: str, inputs: dict[str, np.ndarray], model_name: str = "") -> bytes:
-    """A record of a warm-up file: a `PredictionLog` of one request.
+def record(signature_name: str, inputs: dict[str, np.ndarray]) -> bytes:
+    """A record of a warm-up file: a `PredictionLog` of one request, its inputs by name.
 
-    Args:
-      signature_name: which signature is to be called.
-      inputs: of the signature, by name.
-      model_name: the server gives the request to the model beside the file, whatever its name.
+    It names no model: the server gives the request to the one beside the file.
     """
     import tensorflow as tf
 
     request = _CLASSES["PredictRequest"]()
-    request.model_spec.name = model_name
     request.model_spec.signature_name = signature_name
     for name in sorted(inputs):
         tensor = tf.make_tensor_proto(inputs[name]).SerializeToString()
