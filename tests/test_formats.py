@@ -183,13 +183,6 @@ def test_what_the_command_refuses(tmp_path, monkeypatch, capsys, flags, message)
     assert message.replace("PATH", str(tmp_path)) in line
 
 
-def test_a_saved_model_needs_no_extra(tmp_path, monkeypatch):
-    # It is what training ends with, wherever that is.
-    for package in ("onnx", "onnxruntime", "tf2onnx", "ai_edge_litert", "tensorflow_serving"):
-        monkeypatch.setitem(sys.modules, package, None)  # importing it raises ImportError
-    assert saved_model.export(passing_through(), tmp_path).exists()
-
-
 def test_a_keras_file_trains_on(tmp_path):
     model = tiny("gan")
     path = formats.export_file(model, tmp_path, "keras")
