@@ -148,7 +148,7 @@ REFUSALS = [
     ("H", {"instances": [["x"] * 5000]}, 400, "Type: String is not of expected type: float"),
     ("H", {"instances": [1.0] * 300}, 400, "Task size 300 is larger than maximum input batch"),
     ("H", {"inputs": [1.0] * 300}, 400, "Task size 300 is larger than maximum input batch"),
-    ("H", {"signature_name": "__saved_model_init_op", "inputs": {}}, 400, "Failed to get input"),
+    ("H", {"signature_name": "__saved_model_init_op", "inputs": {}}, 400, "not found in signature"),
     (T, b'{"signature_name": "\\ud800", "inputs": [NaN]}', 400, "not found in signature def"),
     (T, {"signature_name": "text", "inputs": [1]}, 400, "is not of expected type: string"),
     (T, {"signature_name": "text", "inputs": [{"b64": 1}]}, 400, "formatted correctly for base64"),

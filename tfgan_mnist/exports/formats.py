@@ -49,6 +49,7 @@ def export_file(
       UserError: the packages of the format are not installed.
       RuntimeError: the file does not make the images that Keras makes.
     """
+    expect_packages(format_name)
     path = Path(base_path) / f"{next_number(base_path)}{SUFFIXES[format_name]}"
     if format_name == "keras":
         with files.write_atomically(path) as partial:
@@ -72,6 +73,7 @@ def convert(version: Path, format_name: str) -> Path:
     """
     import tensorflow as tf
 
+    expect_packages(format_name)
     version = version.resolve()  # a link's file gets the number of the version
     card = cards.read(version)
     with tf.device("/CPU:0"):
@@ -88,7 +90,6 @@ def _write(path: Path, format_name: str, generate: Callable, card: dict[str, Any
     """
     import tensorflow as tf
 
-    expect_packages(format_name)
     num_classes, batch = card["num_classes"], 1 if format_name == "litert" else None
     specs = [tf.TensorSpec((batch, card["latent_dim"]), tf.float32, name="latents")]
     signature = card["signatures"]["serving_default"]

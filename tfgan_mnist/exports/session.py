@@ -43,12 +43,13 @@ class SavedModel:
                 self._session, [loader.tag_constants.SERVING], str(path)
             )
         self.signatures = dict(meta_graph.signature_def)  # name -> SignatureDef
-        self.specs = {  # name -> input name -> what it must be
+        self.specs = {  # name -> input name -> what it must be, of those that have inputs
             name: {
                 key: tf.TensorSpec(info.tensor_shape, info.dtype)
                 for key, info in definition.inputs.items()
             }
             for name, definition in self.signatures.items()
+            if definition.inputs
         }
         self._callables: dict[str, Callable] = {}
 

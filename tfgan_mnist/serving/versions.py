@@ -59,8 +59,7 @@ class Version:
                 self._saved_model.run(signature, inputs)
             self._batchers = {
                 name: Batcher(functools.partial(self._saved_model.run, name), batches)
-                for name, inputs in self._saved_model.specs.items()
-                if inputs
+                for name in self._saved_model.specs
             }
         except Exception as error:  # the other versions are still served
             self._unload()
@@ -86,13 +85,11 @@ class Version:
         """Input name -> TensorSpec, of a signature.
 
         Raises:
-          RequestError: there is no such signature, or it has no inputs.
+          RequestError: there is no such signature with inputs.
         """
         if signature not in self._saved_model.specs:
             message = f'Serving signature name: "{signature}" not found in signature def'
             raise RequestError("FAILED_PRECONDITION", message)
-        if not self._saved_model.specs[signature]:
-            raise invalid(f"Failed to get input map for signature: {signature}")
         return self._saved_model.specs[signature]
 
     def submit(self, signature: str, inputs: Tensors) -> Future:
