@@ -26,13 +26,14 @@ class Calls:
 
 
 @pytest.fixture
-def calls():
+def calls(monkeypatch):
+    monkeypatch.setattr(batching, "THREADS", 1)
     return Calls()
 
 
 def gather(calls, *requests, batches=True):
     """Futures of requests that were all submitted while the first of them ran."""
-    batcher = batching.Batcher(calls, batches, threads=1)
+    batcher = batching.Batcher(calls, batches)
     found = []
     for values in requests:
         try:
@@ -77,7 +78,7 @@ def test_without_batches_every_request_runs_alone(calls):
 
 
 def test_what_was_cancelled_does_not_run(calls):
-    batcher = batching.Batcher(calls, threads=1)
+    batcher = batching.Batcher(calls)
     batcher.submit({"x": np.float32([1])})
     calls.started.wait(20)
     assert batcher.submit({"x": np.float32([2])}).cancel()

@@ -38,12 +38,12 @@ class Batcher:
       batches: if false, every request runs alone.
     """
 
-    def __init__(self, run: Callable, batches: bool = True, threads: int = THREADS):
+    def __init__(self, run: Callable, batches: bool = True):
         self._run = run
         self._batches = batches
         self._waiting: collections.deque[_Task] = collections.deque()
         self._lock = threading.Lock()
-        self._pool = ThreadPoolExecutor(threads, "batches")
+        self._pool = ThreadPoolExecutor(THREADS, "batches")
 
     def submit(self, inputs: Tensors) -> Future:
         """A future of the outputs by name. A request cancelled before its turn never runs.
@@ -83,20 +83,22 @@ class Batcher:
                 else:
                     left.append(task)
             self._waiting = left
-        self._execute([task for task in batch if task.future.set_running_or_notify_cancel()])
+        if batch := [task for task in batch if task.future.set_running_or_notify_cancel()]:
+            self._execute(batch)
 
     def _execute(self, tasks: list[_Task]) -> None:
         """Runs a batch; if it fails, each of its requests alone, as only one may be wrong."""
         try:
-            answers = self._run_together(tasks) if tasks else []
+            answers = self._run_together(tasks)
         except Exception as error:
-            for task in tasks if len(tasks) > 1 else ():
-                self._execute([task])
             if len(tasks) == 1:
                 tasks[0].future.set_exception(error)
-        else:
-            for task, answer in zip(tasks, answers):
-                task.future.set_result(answer)
+            else:
+                for task in tasks:
+                    self._execute([task])
+            return
+        for task, answer in zip(tasks, answers):
+            task.future.set_result(answer)
 
     def _run_together(self, tasks: list[_Task]) -> list[Tensors]:
         first = tasks[0]

@@ -174,12 +174,12 @@ class Models(dict[str, Model]):
     def __init__(self, configs: list[ModelConfig], batches: bool = True, warm_up: bool = True):
         super().__init__({config.name: Model(config, batches, warm_up) for config in configs})
         self._stopped = threading.Event()
-        self._thread = threading.Thread(target=self._keep_polling, name="poll", daemon=True)
+        self._thread: threading.Thread | None = None
 
     def start(self, poll_seconds: float) -> None:
         """Loads the versions that exist, then looks for new ones until `stop`."""
         self.poll()
-        self._poll_seconds = poll_seconds
+        self._thread = threading.Thread(target=self._keep_polling, args=[poll_seconds], daemon=True)
         self._thread.start()
 
     def poll(self) -> None:
@@ -190,14 +190,14 @@ class Models(dict[str, Model]):
             except Exception:  # such as an unreachable disk, which may come back
                 log.exception("%s: cannot look for versions", model.name)
 
-    def _keep_polling(self) -> None:
-        while not self._stopped.wait(self._poll_seconds):
+    def _keep_polling(self, seconds: float) -> None:
+        while not self._stopped.wait(seconds):
             self.poll()
 
     def stop(self) -> None:
         """Completes pending requests and unloads all models."""
         self._stopped.set()
-        if self._thread.is_alive():
+        if self._thread:
             self._thread.join()
         for model in self.values():
             for version in model.versions.values():
