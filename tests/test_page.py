@@ -425,23 +425,6 @@ def test_a_clear_message(visit, before, field, value, message):
 
 
 @in_browser
-def test_by_keyboard(visit):
-    person = visit()
-    person.drawn()
-    for title in ("Settings", "The same from a terminal"):
-        person.open(title)
-    person.page.evaluate("document.activeElement.blur()")
-    person.page.locator("h1").click()
-    visited = []
-    while "next" not in visited and len(visited) < 40:
-        person.page.keyboard.press("Tab")
-        here = "document.activeElement"
-        visited.append(person.page.evaluate(f"{here}.id || {here}.value || ''"))
-    expected = ["play", "way", "text", "fresh", "real", "model", "server", "count", "seed", "end"]
-    assert [each for each in visited if each] == [*expected, "download", "copy", "next"]
-
-
-@in_browser
 def test_on_a_phone(visit):
     person = visit(viewport={"width": 320, "height": 568}, is_mobile=True, has_touch=True)
     person.drawn()
