@@ -74,7 +74,6 @@ def save_types(folder):
         text=(lambda s: {"s": s, "s_bytes": s}, tensor(tf.string, "s", [None])),
         half_in=(lambda x: {"y": tf.cast(x, tf.float32)}, of_halves),
         half_out=(lambda x: {"h": tf.cast(x, tf.float16)}, of_floats),
-        uint16=(lambda x: {"y": tf.cast(x, tf.int32)}, tensor(tf.uint16, "x", [None])),
         two=(lambda a, b: {"y": tf.size(a) + tf.size(b)}, *of_two),
         total=(lambda x: {"total": tf.reduce_sum(x)}, of_floats),
     )

@@ -1,13 +1,12 @@
 """TensorFlow Serving's gRPC interface, asked of the embedded server over its socket."""
 
 import base64
-import threading
 
 import grpc
 import numpy as np
 import pytest
 import tensorflow as tf
-from serving import TYPES, predict, save_half_plus, start, start_with_models
+from serving import TYPES, predict, start_with_models
 from tensorflow.core.framework import tensor_pb2
 from tensorflow_serving.apis import (
     get_model_metadata_pb2,
@@ -17,8 +16,6 @@ from tensorflow_serving.apis import (
     predict_pb2,
     prediction_service_pb2_grpc,
 )
-
-from tfgan_mnist.exports import session
 
 
 @pytest.fixture(scope="module")
@@ -53,16 +50,15 @@ def refusal(call, request):
     return error.value.code().name, error.value.details()
 
 
-@pytest.mark.parametrize("rank", range(4))
 @pytest.mark.parametrize("dtype", TYPES)
-def test_tensors_of_all_types_and_ranks(stub, dtype, rank):
-    shape = [(), (4,), (2, 2), (1, 2, 2)][rank]
+def test_tensors_of_all_types_and_ranks(stub, dtype):
     values = np.array([x.encode() if dtype == "string" else x for x in TYPES[dtype]], object)
-    values = values[: np.prod(shape, dtype=int)].reshape(shape)
-    sent = tf.make_tensor_proto(values.astype(object if dtype == "string" else dtype), dtype)
-    answer = stub.Predict(grpc_request("T x", dtype, x=sent), timeout=20).outputs["y"]
-    assert answer.dtype == sent.dtype
-    np.testing.assert_array_equal(tf.make_ndarray(answer), tf.make_ndarray(sent))
+    for shape in [(), (4,), (2, 2), (1, 2, 2)]:
+        array = values[: np.prod(shape, dtype=int)].reshape(shape)
+        sent = tf.make_tensor_proto(array.astype(object if dtype == "string" else dtype), dtype)
+        answer = stub.Predict(grpc_request("T x", dtype, x=sent), timeout=20).outputs["y"]
+        assert answer.dtype == sent.dtype
+        np.testing.assert_array_equal(tf.make_ndarray(answer), tf.make_ndarray(sent))
 
 
 def test_grpc_predict(server, stub):
@@ -111,10 +107,8 @@ def test_grpc_refusals(stub, channel):
          "output tensor alias not found in signature: z"),
         (grpc_request("H", outputs=["y", "y"], x=x), "INVALID_ARGUMENT",
          "duplicate output tensor alias"),
-        (grpc_request("H", x=np.int32([1])), "INVALID_ARGUMENT", "x: expected float; received"),
+        (grpc_request("H", x=np.int32([1])), "INVALID_ARGUMENT", "x: expected float32; received"),
         (grpc_request("H", x=wide), "INVALID_ARGUMENT", "larger than 1048576 bytes in all"),
-        (grpc_request("H", **{f"x{i}": wide for i in range(2000)}), "INVALID_ARGUMENT",
-         "input size does not match signature: 2000!=1"),
         (grpc_request("T x", "two", a=large, b=large), "INVALID_ARGUMENT", "1048576 bytes in all"),
         (grpc_request("T x", "int8", x=too_big), "INVALID_ARGUMENT", "x: not a tensor"),
         (grpc_request("", x=x), "INVALID_ARGUMENT", "ModelSpec has no name specified"),
@@ -145,16 +139,3 @@ def test_grpc_refusals(stub, channel):
     assert [(status.version, status.state) for status in statuses] == [(2, 30), (1, 30)]
     request.model_spec.name = "nope"
     assert refusal(models.GetModelStatus, request)[0] == "NOT_FOUND"
-
-
-def test_times_are_bounded(tmp_path, monkeypatch):
-    (tmp_path / "H").mkdir()
-    save_half_plus(tmp_path / "H" / "1", 1)
-    goes_on = threading.Event()
-    monkeypatch.setattr(session.SavedModel, "run", lambda *_: goes_on.wait(20))
-    with start(model_base_path=str(tmp_path / "H"), rest_api_timeout_in_ms=300) as quick:
-        with grpc.insecure_channel(quick.grpc_address) as channel:
-            stub = prediction_service_pb2_grpc.PredictionServiceStub(channel)
-            request = grpc_request("H", x=np.float32([1.0]))
-            assert refusal(stub.Predict, request)[0] == "DEADLINE_EXCEEDED"
-        goes_on.set()

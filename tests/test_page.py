@@ -8,7 +8,6 @@ Playwright drives the browser that is installed, or the one that the variable CH
 
 import functools
 import http.server
-import io
 import json
 import os
 import re
@@ -24,7 +23,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 from cpp_session import CppSession
-from PIL import Image
 from tiny_models import passing_through, tiny
 
 from tfgan_mnist import cli, export
@@ -43,20 +41,26 @@ CHROMIUM = os.environ.get("CHROMIUM") or next(filter(None, map(shutil.which, BRO
 # The files
 
 
-@pytest.mark.skipif(shutil.which("node") is None, reason="no Node to run JavaScript with")
+def node(folder, module, program):
+    """What a program prints that imports one of the page's modules as `./module.mjs`."""
+    if shutil.which("node") is None:
+        pytest.skip("no Node to run JavaScript with")
+    shutil.copy(PAGE / f"{module}.js", folder / "module.mjs")
+    command = ["node", "--input-type=module", "--eval", program]
+    done = subprocess.run(command, cwd=folder, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
 def test_latents_are_those_of_the_signature(tmp_path):
     seeds, way = [0, 7, -1, 2**31 - 1, -(2**31), 123456], 0.3
-    shutil.copy(PAGE / "latents.js", tmp_path / "latents.mjs")
     program = (
-        "import { between, draw } from './latents.mjs';"
+        "import { between, draw } from './module.mjs';"
         f"const drawn = {seeds}.map((seed) => draw(seed, 62));"  # not a whole number of blocks
         f"const way = between(drawn[0], drawn[1], {way});"
         "console.log(JSON.stringify([...drawn, way].map((latent) => Array.from(latent))));"
     )
-    command = ["node", "--input-type=module", "--eval", program]
-    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stderr
-    *drawn, between = np.array(json.loads(done.stdout))
+    *drawn, between = np.array(json.loads(node(tmp_path, "latents", program)))
 
     model = passing_through((2, 31, 1))  # images in [0, 1] that show their latents
     with CppSession(saved_model.export(model, tmp_path / "exports")) as session:
@@ -66,19 +70,14 @@ def test_latents_are_those_of_the_signature(tmp_path):
     np.testing.assert_allclose(between, on_the_way, rtol=0, atol=1e-6)
 
 
-@pytest.mark.skipif(shutil.which("node") is None, reason="no Node to run JavaScript with")
 def test_nothing_in_the_command_is_the_shells(tmp_path):
-    shutil.copy(PAGE / "rest.js", tmp_path / "rest.mjs")
     base, model, label = "http://host/it's;id;/$(id)", "a'b;`id`", "'; id; '"
     program = (
-        "import { Server } from './rest.mjs';"
+        "import { Server } from './module.mjs';"
         f"const server = new Server({json.dumps(base)});"
         f"console.log(server.curl({json.dumps(model)}, {[label]}));"
     )
-    command = ["node", "--input-type=module", "--eval", program]
-    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stderr
-    curl, url, flag, body = shlex.split(done.stdout)
+    curl, url, flag, body = shlex.split(node(tmp_path, "rest", program))
     assert (curl, flag, json.loads(body)) == ("curl", "-d", [label])
     assert url == "http://host/it's;id;/$(id)/v1/models/a'b%3B%60id%60:predict"
 
@@ -98,51 +97,6 @@ def test_nothing_is_loaded_from_elsewhere():
     assert len(ids) == len(set(ids))
     used = set(re.findall(r'element(?:\.(\w+)|\["([\w-]+)"\])', texts["app.js"]))
     assert {a or b for a, b in used} <= set(ids)
-
-
-@pytest.mark.parametrize("scheme", [0, 1])
-def test_contrast(scheme):
-    """Of text and its ground at least 4.5, as WCAG 2 computes it."""
-    blocks = re.findall(r":root \{(.*?)\}", (PAGE / "style.css").read_text(), re.DOTALL)
-    colours = dict(re.findall(r"--([\w-]+): (#\w{3,6});", blocks[0] + blocks[1] * scheme))
-
-    def luminance(name):
-        digits = colours[name].lstrip("#")
-        wide = digits if len(digits) == 6 else "".join(2 * digit for digit in digits)
-        rgb = np.array([int(wide[i : i + 2], 16) / 255 for i in (0, 2, 4)])
-        linear = np.where(rgb <= 0.03928, rgb / 12.92, ((rgb + 0.055) / 1.055) ** 2.4)
-        return linear @ [0.2126, 0.7152, 0.0722]
-
-    pairs = "text/ground text/field text/sheet quiet/ground quiet/sheet accent/ground "
-    pairs += "on-accent/accent alert/field good/sheet"
-    for text, ground in [pair.split("/") for pair in pairs.split()]:
-        dark, light = sorted([luminance(text), luminance(ground)])
-        assert (light + 0.05) / (dark + 0.05) >= 4.5, (text, ground)
-
-
-def test_the_server_gives_what_the_page_needs(server, exports):
-    def get(path):
-        with urllib.request.urlopen(server + path) as response:
-            return response.headers["Content-Type"], response.read()
-
-    kind, body = get("")
-    assert kind.startswith("text/html")
-    assert body == (PAGE / "index.html").read_bytes()
-    assert get("app.js")[0] in ("text/javascript", "application/javascript")
-    assert get("vendor/onnxruntime-web/ort.wasm.bundle.min.mjs")[0] == get("app.js")[0]
-    assert get("onnx/gan.onnx")[1] == (exports / "gan" / "1.onnx").read_bytes()
-    with pytest.raises(urllib.error.HTTPError, match="404") as refused:
-        get("onnx/nope.onnx")
-    assert json.load(refused.value)["error"]
-    models = json.loads(get("models.json")[1])["models"]
-    facts = {"latentDim": 100, "classes": 10, "classNames": None, "data": "mnist"}
-    assert models[0] == {"name": "cdcgan", **facts}
-    assert [model["classes"] for model in models[1:]] == [None, None]
-    kind, body = get("real.png")
-    assert (kind, len(body) < 32_000) == ("image/png", True)
-    real = np.asarray(Image.open(io.BytesIO(body)))
-    tiles = real.reshape(10, 28, 16, 28, 1).swapaxes(1, 2).reshape(-1, 28, 28, 1)
-    assert shows(tiles / np.float32(255), np.repeat(range(10), 16))
 
 
 # The click-through
@@ -273,7 +227,7 @@ def shows(drawn, digits):
 
     One may be misread: the generator that ships makes one in a hundred so.
     """
-    network = classifier.load("mnist", drawn.shape[1:])
+    network = classifier.read(classifier.folder_of("mnist", drawn.shape[1:]))
     _, logits = network.features_and_logits(np.round(255 * drawn).astype(np.uint8))
     return logits.shape[0] == len(digits) and np.sum(logits.argmax(-1) != digits) <= 1
 
@@ -298,27 +252,7 @@ def test_it_writes_what_is_asked_for(visit, server):
 
 
 @in_browser
-def test_nothing_moves_while_one_types(visit):
-    person = visit()
-    person.drawn()
-    watched = ["#sheet", "#text", "#fresh", "#settings"]
-    script = "(all) => all.map((each) => JSON.stringify(each.getBoundingClientRect()))"
-    size = "getComputedStyle(document.querySelector('#sheet canvas')).width"
-
-    def places():
-        return [person.page.eval_on_selector_all(name, script) for name in watched]
-
-    before, width = places(), person.page.evaluate(size)
-    for text in ("3", "31", "3141", "31415926535897932384"):
-        person.drawn(lambda text=text: person.field("Your number").fill(text))
-        assert (places(), person.page.evaluate(size)) == (before, width)
-    person.field("Your number").fill("")
-    person.alert()
-    assert places() == before
-
-
-@in_browser
-@pytest.mark.parametrize("model", ["cdcgan", "dcgan", "gan"])
+@pytest.mark.parametrize("model", ["cdcgan", "gan"])
 def test_the_browser_draws_what_the_server_draws(visit, model):
     person = visit()
     person.drawn()
@@ -333,6 +267,12 @@ def test_the_browser_draws_what_the_server_draws(visit, model):
     assert abs(walked - by_browser).max() > 0.1
     again = person.drawn(person.field("the server").check)
     np.testing.assert_allclose(walked, again, rtol=0, atol=1e-5)
+    # The walk ends at the other seed, where who wants less motion sees its two ends only.
+    person.drawn(lambda: person.page.locator("#way").fill("0"))
+    end = person.drawn(lambda: person.button("Play the walk").click())
+    person.drawn(lambda: person.page.locator("#way").fill("0"))
+    there = person.drawn(lambda: person.field("Seed").fill("1000"))
+    np.testing.assert_allclose(end, there, rtol=0, atol=1e-5)
 
 
 @in_browser
@@ -349,20 +289,6 @@ def test_it_goes_on_when_the_server_is_gone(visit, server):
     np.testing.assert_allclose(drawn, before, rtol=0, atol=1e-5)
     person.choose("gan")
     assert "cannot be fetched, as its server does not answer" in person.alert()
-
-
-@in_browser
-def test_the_walk_ends_at_the_other_seed(visit):
-    person = visit()
-    person.drawn()
-    end = person.drawn(lambda: person.page.locator("#way").fill("100"))
-    person.drawn(lambda: person.page.locator("#way").fill("0"))
-    there = person.open("Settings").drawn(lambda: person.field("Seed").fill("1000"))
-    np.testing.assert_allclose(end, there, rtol=0, atol=1e-5)
-    # Who wants less motion sees the two ends instead.
-    person.drawn(lambda: person.field("Seed").fill("7"))
-    by_button = person.drawn(lambda: person.button("Play the walk").click())
-    np.testing.assert_allclose(by_button, end, rtol=0, atol=1e-5)
 
 
 def watched(page):
@@ -415,27 +341,22 @@ def test_real_digits_beside_and_the_game(visit):
 
 
 @in_browser
-@pytest.mark.parametrize("way", ["0", "50"])
-def test_the_command_asks_for_the_same(visit, way):
+def test_the_command_and_the_download_are_the_drawing(visit, tmp_path):
     person = visit(permissions=["clipboard-read", "clipboard-write"])
     drawn = person.drawn()
-    if way != "0":
-        drawn = person.drawn(lambda: person.page.locator("#way").fill(way))
-    person.open("The same from a terminal").button("Copy").click()
-    person.page.get_by_text("Copied").wait_for()
-    command = person.page.evaluate("navigator.clipboard.readText()")
-    assert len(person.page.text_content("#curl")) < 1400 and len(command) < 40_000
-    curl, url, flag, body = shlex.split(command)
-    assert (curl, flag) == ("curl", "-d")
-    with urllib.request.urlopen(url, body.encode()) as response:
-        (answer,) = json.load(response).values()
-    np.testing.assert_allclose(answer, drawn, rtol=0, atol=1e-6)
-
-
-@in_browser
-def test_the_download_is_the_drawing(visit, tmp_path):
-    person = visit()
-    drawn = person.drawn()
+    person.open("The same from a terminal")
+    for way in (None, "50"):
+        if way:
+            drawn = person.drawn(lambda: person.page.locator("#way").fill("50"))
+        person.button("Copy").click()
+        person.page.get_by_text("Copied").wait_for()
+        command = person.page.evaluate("navigator.clipboard.readText()")
+        assert len(person.page.text_content("#curl")) < 1400 and len(command) < 40_000
+        curl, url, flag, body = shlex.split(command)
+        assert (curl, flag) == ("curl", "-d")
+        with urllib.request.urlopen(url, body.encode()) as response:
+            (answer,) = json.load(response).values()
+        np.testing.assert_allclose(answer, drawn, rtol=0, atol=1e-6)
     person.open("Settings")
     with person.page.expect_download() as download:
         person.button("Save as PNG").click()
@@ -472,14 +393,11 @@ def no_list(page):
         (a_page, None, None, "502 with something else than JSON"),
         (no_onnx, "this browser", None, "no ONNX file of “cdcgan”: python -m tfgan_mnist.export"),
         (no_list, "Name of the model", "nope/../x", "has no model “nope/../x”."),
-        (no_list, "Name of the model", "", "expected one that the server has, such as cdcgan"),
         (no_list, "Your number", "3, 11", "The server refuses (400): "),
         (None, "Your number", "2o26", "expected digits, such as 2026; received “2o26”"),
-        (None, "Your number", "", "Your number"),
         (None, "Your number", "3, 11", "Your number: expected 0 to 9; received 11."),
         (None, "Lines", "100", "Expected at most 100 digits at a time; these are 400."),
         (None, "Seed", "-1", "Seed: Value must be greater than or equal to 0."),
-        (None, "Seed", "1.5", "Seed: "),
     ],
 )
 def test_a_clear_message(visit, before, field, value, message):
@@ -500,47 +418,16 @@ def test_a_clear_message(visit, before, field, value, message):
         person.field("Name of the model").press("Enter")
     else:
         person.choose("dcgan")
-    if value in ("-1", "1.5"):
+    if field == "Seed":
         person.field("Seed").fill("7")
     person.field("the server").check()
     person.page.get_by_role("alert").wait_for(state="hidden")
 
 
 @in_browser
-def test_by_keyboard(visit):
-    person = visit()
+def test_on_a_phone(visit):
+    person = visit(viewport={"width": 320, "height": 568}, is_mobile=True, has_touch=True)
     person.drawn()
-    for title in ("Settings", "The same from a terminal"):
-        person.open(title)
-    person.page.evaluate("document.activeElement.blur()")
-    person.page.locator("h1").click()
-    keyboard = person.page.keyboard
-    visited = []
-    while "next" not in visited and len(visited) < 40:
-        keyboard.press("Tab")
-        here = "document.activeElement"
-        visited.append(person.page.evaluate(f"{here}.id || {here}.value || ''"))
-    expected = ["play", "way", "text", "fresh", "real", "model", "server", "count", "seed", "end"]
-    assert [each for each in visited if each] == [*expected, "download", "copy", "next"]
-    person.field("Your number").focus()
-    keyboard.press("Control+A")
-    drawn = person.drawn(lambda: keyboard.press("9"))
-    assert shows(drawn, [9] * 4)
-    person.page.locator("#way").focus()
-    person.drawn(lambda: keyboard.press("ArrowRight"))
-    assert person.page.locator("#way").input_value() == "1"
-    person.field("the server").focus()
-    person.drawn(lambda: keyboard.press("ArrowRight"))
-    assert person.field("this browser").is_checked()
-
-
-@in_browser
-@pytest.mark.parametrize("scheme", ["light", "dark"])
-def test_on_a_phone(visit, scheme):
-    phone = {"viewport": {"width": 320, "height": 568}, "is_mobile": True, "has_touch": True}
-    person = visit(color_scheme=scheme, **phone)
-    person.drawn()
-    assert person.page.evaluate("document.documentElement.scrollWidth") == 320
     # The drawing, the word and its button are on the first screen, and the word is in one line.
     for selector in ("#sheet", "#text", "#fresh"):
         box = person.page.locator(selector).bounding_box()
@@ -554,28 +441,18 @@ def test_on_a_phone(visit, scheme):
     assert person.page.evaluate("document.documentElement.scrollWidth") == 320
     for button in person.page.get_by_role("button").all():
         box = button.bounding_box()
-        assert box["width"] >= 40, box
-        assert box["height"] >= 44, box
-    ground = person.page.evaluate("getComputedStyle(document.body).backgroundColor")
-    bright = np.mean([int(number) for number in re.findall(r"\d+", ground)]) > 128
-    assert bright == (scheme == "light")
+        assert box["width"] >= 40 and box["height"] >= 44, box
 
 
 @in_browser
-def test_it_asks_another_server(visit, server, web_server):
+def test_it_asks_another_server(visit, server, exports, web_server, tmp_path, monkeypatch):
     """As in front of a real TensorFlow Serving, beside which the page lies in some web server."""
     person = visit(f"{web_server(PAGE)}?server={server.rstrip('/')}", before=no_list)
     assert shows(person.drawn(), [2, 0, 2, 6] * 4)
     person.open("Settings").field("Name of the model").fill("gan")
     drawn = person.drawn(lambda: person.field("Name of the model").press("Enter"))
     assert drawn.shape == (24, 28, 28, 1)
-
-
-@in_browser
-def test_another_servers_models_have_the_names_beside_the_page(
-    visit, server, exports, web_server, tmp_path, monkeypatch
-):
-    """TensorFlow Serving does not know the names; the page of `export --page` does."""
+    # TensorFlow Serving does not know names of classes; the page of `export --page` does.
     export_page(monkeypatch, f"--page={tmp_path}", f"--saved_model={exports / 'cdcgan'}")
     listed = json.loads((tmp_path / "models.json").read_text())
     listed["models"][0]["classNames"] = [f"class-{digit}" for digit in "abcdefghij"]
@@ -612,8 +489,6 @@ def test_a_static_page_has_all_files(exports, tmp_path, monkeypatch, capsys):
     for name in ("gan", "cdcgan"):
         onnx = tmp_path / "page" / "onnx" / f"{name}.onnx"
         assert onnx.read_bytes() == (exports / name / "1.onnx").read_bytes()
-    assert export_page(monkeypatch, "--page=x", "--run=y") == cli.EXIT_USER_ERROR
-    assert "--page: expected --saved_model=FOLDER" in capsys.readouterr().err
 
 
 @in_browser

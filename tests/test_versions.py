@@ -13,7 +13,6 @@ from serving import BODY, ask, eventually, predict, save_half_plus, start, state
 from tensorflow_serving.apis import model_pb2, predict_pb2, prediction_log_pb2
 
 from tfgan_mnist.exports import session, warmup
-from tfgan_mnist.exports import versions as versions_of
 from tfgan_mnist.exports.request_errors import RequestError
 from tfgan_mnist.serving import settings, versions
 from tfgan_mnist.serving.settings import ServerConfig
@@ -37,14 +36,6 @@ def test_which_versions_are_served():
     assert settings.ModelConfig("m", Path("m"), latest=0).aspired(found) == found
     assert settings.ModelConfig("m", Path("m"), specific=(2, 3)).aspired(found) == {2}
     assert config.aspired(set()) == set()
-
-
-def test_version_folders(tmp_path):
-    for name in ("1", "00000123", "x", ".5.partial", "-3", "1.5", "9" * 30, "\u0663"):
-        (tmp_path / name).mkdir()
-    (tmp_path / "7").write_text("a file")
-    assert sorted(versions_of.versions(tmp_path)) == [1, 123]
-    assert versions_of.versions(tmp_path / "none") == {}
 
 
 def test_a_new_version_takes_over_and_no_request_is_lost(tmp_path):
@@ -124,47 +115,25 @@ def test_a_version_in_use_stays_loaded(base_path):
     models.stop()
 
 
-def test_a_version_ends_whatever_its_loading_comes_to(base_path, monkeypatch):
-    def refused(*_):
-        raise RuntimeError("can't start new thread")
-
-    monkeypatch.setattr(versions, "Batcher", refused)
-    version = versions.Version("H", 1, base_path / "1")
-    version.load()
-    assert (version.state, "new thread" in version.error) == (versions.State.END, True)
-
-
-def publish_with_warmup(base_path, folder, *records):
-    shutil.copytree(base_path / "1", folder)
-    (folder / warmup.FILE).parent.mkdir()
-    with tf.io.TFRecordWriter(str(folder / warmup.FILE)) as file:
-        for record in records:
-            file.write(record)
-
-
 def test_warm_up_requests_are_replayed(tmp_path, base_path, monkeypatch):
-    replayed = []
-    run = session.SavedModel.run
+    replayed, run = [], session.SavedModel.run
     monkeypatch.setattr(
         session.SavedModel,
         "run",
-        lambda self, name, inputs, outputs: (
-            replayed.append((name, inputs["x"].tolist())) or run(self, name, inputs, outputs)
-        ),
+        lambda *request: replayed.append(request[1:]) or run(*request),
     )
-    record = warmup.record("serving_default", {"x": np.float32([1, 2])}, "H")
-    publish_with_warmup(base_path, tmp_path / "H" / "1", record)
-    wrong = warmup.record("serving_default", {"z": np.float32([1, 2])})
-    publish_with_warmup(base_path, tmp_path / "W" / "1", wrong)
-    publish_with_warmup(base_path, tmp_path / "G" / "1", b"garbage")
-    publish_with_warmup(base_path, tmp_path / "M" / "1", *[record] * 1001)
-    publish_with_warmup(base_path, tmp_path / "N" / "1")
-    (tmp_path / "N" / "1" / warmup.FILE).write_bytes(b"garbage" * 9)
+    inputs = {"x": np.float32([1, 2])}
+    right, wrong = warmup.record("serving_default", inputs), warmup.record("sample", inputs)
+    for model, record in {"H": right, "W": wrong, "G": b"garbage"}.items():
+        shutil.copytree(base_path / "1", tmp_path / model / "1")
+        path = tmp_path / model / "1" / warmup.FILE
+        path.parent.mkdir()
+        with tf.io.TFRecordWriter(str(path)) as file:
+            file.write(record)
     with start(model_base_path=str(tmp_path)) as server:
-        assert replayed == [("serving_default", [1.0, 2.0])]
+        np.testing.assert_equal(replayed, [("serving_default", inputs)])
         assert states(server, "H") == {1: "AVAILABLE"}
-        for model, message in [("W", "input size does not match"), ("G", "not a file of warm-up"),
-                               ("M", "at most 1000"), ("N", "not a file of warm-up")]:  # fmt: skip
+        for model, message in [("W", "not found in signature"), ("G", "not a file of warm-up")]:
             _, _, content = ask(server, "GET", f"/v1/models/{model}")
             assert message in content
             assert states(server, model) == {1: "END"}
@@ -172,29 +141,13 @@ def test_warm_up_requests_are_replayed(tmp_path, base_path, monkeypatch):
         assert states(server, "W") == {1: "AVAILABLE"}
 
 
-def test_warm_up_has_a_time_limit(tmp_path, base_path, monkeypatch, caplog):
-    monkeypatch.setattr(versions, "WARM_UP_SECONDS", 0.2)
-    run, replayed = session.SavedModel.run, []
-    monkeypatch.setattr(
-        session.SavedModel,
-        "run",
-        lambda *args: time.sleep(0.06) or replayed.append(args) or run(*args),
-    )
-    record = warmup.record("serving_default", {"x": np.float32([1, 2])}, "H")
-    publish_with_warmup(base_path, tmp_path / "H" / "1", *[record] * 100)
-    with start(model_base_path=str(tmp_path)) as server:
-        assert states(server, "H") == {1: "AVAILABLE"}
-    assert 0 < len(replayed) < 5
-    assert "the rest of the warm-up requests is skipped" in caplog.text
-
-
 def test_warm_up_records_are_those_of_the_official_messages():
     inputs = {"seed": np.int32([1, 2]), "labels": np.int32([3, 4])}
-    record = warmup.record("png", inputs, "cdcgan")
+    record = warmup.record("png", inputs)
     log = prediction_log_pb2.PredictionLog(
         predict_log=prediction_log_pb2.PredictLog(
             request=predict_pb2.PredictRequest(
-                model_spec=model_pb2.ModelSpec(name="cdcgan", signature_name="png"),
+                model_spec=model_pb2.ModelSpec(signature_name="png"),
                 inputs={name: tf.make_tensor_proto(value) for name, value in inputs.items()},
             )
         )

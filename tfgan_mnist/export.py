@@ -43,7 +43,6 @@ def export_page(version: Path, folder: Path) -> None:
     version = version.resolve()
     onnx = version.with_name(version.name + SUFFIXES["onnx"])
     if not onnx.exists():
-        formats.expect_packages("onnx")
         cli.start_tensorflow()
         onnx = formats.convert(version, "onnx")
     page.build(folder, version, onnx)

@@ -11,7 +11,6 @@ The model card is inside the file, as the metadata `model_card`.
 import importlib.util
 import json
 import os
-import tempfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -50,25 +49,16 @@ def export_file(
       UserError: the packages of the format are not installed.
       RuntimeError: the file does not make the images that Keras makes.
     """
+    expect_packages(format_name)
+    path = Path(base_path) / f"{next_number(base_path)}{SUFFIXES[format_name]}"
     if format_name == "keras":
-        content = _keras(model)
-    else:
-        model = saved_model.in_float32(model)
-        card = cards.describe_model(model) | (card or {})
-        generate, _ = saved_model.endpoints(model)["serving_default"]
-        content = _content(format_name, generate, card)
-    Path(base_path).mkdir(parents=True, exist_ok=True)
-    while True:
-        path = Path(base_path) / f"{next_number(base_path)}{SUFFIXES[format_name]}"
-        try:
-            path.touch(exist_ok=False)  # reserves the number: only one of two commands succeeds
-            _write(path, content)
-            return path
-        except FileExistsError:
-            continue
-        except BaseException:
-            path.unlink(missing_ok=True)
-            raise
+        with files.write_atomically(path) as partial:
+            model.save(partial)
+        return path
+    model = saved_model.in_float32(model)
+    card = cards.describe_model(model) | (card or {})
+    generate, _ = saved_model.endpoints(model)["serving_default"]
+    return _write(path, format_name, generate, card)
 
 
 def convert(version: Path, format_name: str) -> Path:
@@ -83,29 +73,23 @@ def convert(version: Path, format_name: str) -> Path:
     """
     import tensorflow as tf
 
+    expect_packages(format_name)
     version = version.resolve()  # a link's file gets the number of the version
     card = cards.read(version)
     with tf.device("/CPU:0"):
         loaded = saved_model.load(version)
     generate = loaded.signatures["serving_default"]
     path = version.with_name(version.name + SUFFIXES[format_name])
-    _write(path, _content(format_name, generate, card))
-    return path
+    return _write(path, format_name, generate, card)
 
 
-def _write(path: Path, content: bytes) -> None:
-    with files.write_atomically(path) as partial:
-        partial.write_bytes(content)
-
-
-def _content(format_name: str, generate: Callable, card: dict[str, Any]) -> bytes:
-    """The content of a file that makes the same images as the signature `generate`.
+def _write(path: Path, format_name: str, generate: Callable, card: dict[str, Any]) -> Path:
+    """Writes a file that makes the same images as the signature `generate`.
 
     The card's signatures are replaced by that of the file.
     """
     import tensorflow as tf
 
-    expect_packages(format_name)
     num_classes, batch = card["num_classes"], 1 if format_name == "litert" else None
     specs = [tf.TensorSpec((batch, card["latent_dim"]), tf.float32, name="latents")]
     signature = card["signatures"]["serving_default"]
@@ -116,11 +100,13 @@ def _content(format_name: str, generate: Callable, card: dict[str, Any]) -> byte
         signature += "; NaN for a label that is no class"
     card = card | {"format": format_name, "signatures": {"serving_default": signature}}
     function = tf.function(_without_assertion(generate, num_classes), autograph=False)
-    write = {"onnx": _onnx, "litert": _litert}[format_name]
-    content = write(function, specs, json.dumps(card, indent=2))
+    to_bytes = {"onnx": _onnx, "litert": _litert}[format_name]
+    content = to_bytes(function, specs, json.dumps(card, indent=2))
     request = saved_model.request_of(specs, card["latent_dim"], num_classes)
     saved_model.compare(run(format_name, content, request), generate, request, format_name)
-    return content
+    with files.write_atomically(path) as partial:
+        partial.write_bytes(content)
+    return path
 
 
 def run(format_name: str, content: bytes, inputs: dict[str, np.ndarray]) -> np.ndarray:
@@ -153,14 +139,6 @@ def _without_assertion(generate: Callable, num_classes: int | None) -> Callable:
         return {"images": tf.where(is_class[:, None, None, None], drawn, np.nan)}
 
     return images
-
-
-def _keras(model) -> bytes:
-    """A `.keras` file of both networks, the optimizers and the state of training."""
-    with tempfile.TemporaryDirectory() as folder:
-        path = Path(folder) / "model.keras"
-        model.save(path)
-        return path.read_bytes()
 
 
 def _onnx(function, specs: list, card: str) -> bytes:

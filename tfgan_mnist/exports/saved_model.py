@@ -17,7 +17,6 @@ same request has the same answer on every replica and after every restart.
 """
 
 import contextlib
-import errno
 import json
 import os
 from collections.abc import Callable
@@ -35,7 +34,6 @@ from tfgan_mnist.models import latents
 
 ROWS = 16  # of the requests that check an export and warm up a server
 TOLERANCE = 1e-5  # of images in [0, 1], between Keras and what was written
-TAKEN = (errno.EEXIST, errno.ENOTEMPTY, errno.ENOTDIR)  # of renaming a folder to a name in use
 
 
 def export(
@@ -62,16 +60,13 @@ def export(
     if unless_there and (found := _find_same(Path(base_path), card)):
         return found
     while True:
-        number = next_number(base_path)
-        path = Path(base_path) / str(number)
+        path = Path(base_path) / str(next_number(base_path))
         try:
             with files.write_atomically(path) as partial:
                 _write(model, partial, card)
-                if next_number(base_path) > number:
-                    raise FileExistsError(errno.EEXIST, "another command took the number", path)
             return path
-        except OSError as error:
-            if error.errno not in TAKEN or next_number(base_path) == number:
+        except OSError:
+            if not path.exists():  # else another command took the number
                 raise
 
 
@@ -113,7 +108,7 @@ def _write(model, folder: Path, card: dict[str, Any]) -> None:
         raise UserError(f"{folder.parent}: cannot write an export: {reason}") from error
     with contextlib.closing(SavedModel(folder, on_cpu=True)) as saved:
         for name, (endpoint, _) in signatures.items():
-            outputs = saved.run(name, requests[name], tuple(saved.signatures[name].outputs))
+            outputs = saved.run(name, requests[name])
             # Where Keras rounds a pixel up, the export may just round it down.
             tolerance = TOLERANCE + (1 / 255 if name == "png" else 0)
             compare(_images(outputs), endpoint, requests[name], f"signature {name!r}", tolerance)

@@ -4,10 +4,9 @@
 """
 
 import contextlib
-import threading
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import tensorflow as tf
@@ -17,9 +16,6 @@ from tfgan_mnist import files
 from tfgan_mnist.exports.request_errors import RequestError, invalid
 
 MAX_MESSAGE = 1000  # characters of TensorFlow's, which may hold a whole tensor
-
-# TensorFlow Serving's names of those types that TensorFlow calls by another.
-DTYPE_NAMES = {"float32": "float", "float64": "double", "float16": "half"}
 
 
 class SavedModel:
@@ -42,52 +38,43 @@ class SavedModel:
         )
         graph = tf.Graph()
         self._session = tf.compat.v1.Session(graph=graph, config=config)
-        try:
-            with graph.as_default(), _without_advice(), files.literal(folder) as path:
-                meta_graph = loader.loader.load(
-                    self._session, [loader.tag_constants.SERVING], str(path)
-                )
-        except BaseException:
-            self._session.close()
-            raise
+        with graph.as_default(), _without_advice(), files.literal(folder) as path:
+            meta_graph = loader.loader.load(
+                self._session, [loader.tag_constants.SERVING], str(path)
+            )
         self.signatures = dict(meta_graph.signature_def)  # name -> SignatureDef
-        self.specs = {name: specs(definition) for name, definition in self.signatures.items()}
-        self._callables: dict[tuple, tuple[Callable, list[str]]] = {}
-        self._lock = threading.Lock()
+        self.specs = {  # name -> input name -> what it must be, of those that have inputs
+            name: {
+                key: tf.TensorSpec(info.tensor_shape, info.dtype)
+                for key, info in definition.inputs.items()
+            }
+            for name, definition in self.signatures.items()
+            if definition.inputs
+        }
+        self._callables: dict[str, Callable] = {}
 
-    def run(
-        self, signature: str, inputs: dict[str, np.ndarray], outputs: tuple[str, ...]
-    ) -> dict[str, np.ndarray]:
-        """The named outputs of a signature.
+    def run(self, signature: str, inputs: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+        """The outputs of a signature by name.
 
         Args:
           signature: one of `signatures`.
           inputs: all that it has, by name, as `check` expects them.
-          outputs: names of some of its outputs.
 
         Raises:
           RequestError: TensorFlow refuses these inputs, or fails.
         """
-        call, names = self._callable(signature, outputs)
+        definition = self.signatures[signature]
+        names, outputs = sorted(definition.inputs), sorted(definition.outputs)
+        if signature not in self._callables:
+            self._callables[signature] = self._session.make_callable(
+                [definition.outputs[name].name for name in outputs],
+                [definition.inputs[name].name for name in names],
+            )
         try:
-            values = call(*(inputs[name] for name in names))
+            values = self._callables[signature](*(inputs[name] for name in names))
         except tf.errors.OpError as error:
             raise _request_error(error) from error
         return dict(zip(outputs, map(_array, values)))
-
-    def _callable(self, signature: str, outputs: tuple[str, ...]) -> tuple[Callable, list[str]]:
-        with self._lock:
-            if (signature, outputs) not in self._callables:
-                definition = self.signatures[signature]
-                names = sorted(definition.inputs)
-                self._callables[signature, outputs] = (
-                    self._session.make_callable(
-                        [definition.outputs[name].name for name in outputs],
-                        [definition.inputs[name].name for name in names],
-                    ),
-                    names,
-                )
-            return self._callables[signature, outputs]
 
     def close(self) -> None:
         """Frees the variables. Nothing may run any more."""
@@ -95,40 +82,7 @@ class SavedModel:
         self._session.close()
 
 
-class Spec(NamedTuple):
-    """What an input of a signature must be."""
-
-    dtype: str  # TensorFlow Serving's name of it: float, half, int32, string...
-    array_dtype: Any  # NumPy's
-    shape: tuple[int, ...] | None  # -1: any size; None: any number of dimensions
-
-
-def specs(signature: Any) -> dict[str, Spec]:
-    """Input name -> what it must be, of a SignatureDef."""
-    found = {}
-    for name, info in signature.inputs.items():
-        dtype = tf.as_dtype(info.dtype)
-        shape = None
-        if not info.tensor_shape.unknown_rank:
-            shape = tuple(dim.size for dim in info.tensor_shape.dim)
-        found[name] = Spec(
-            DTYPE_NAMES.get(dtype.name, dtype.name), np.dtype(dtype.as_numpy_dtype), shape
-        )
-    return found
-
-
-def check_names(wanted: Mapping[str, Spec], inputs: Mapping[str, Any]) -> None:
-    """Raises RequestError when the inputs' names are not those that a signature wants."""
-    if inputs.keys() != wanted.keys():
-        given, names = inputs.keys(), wanted.keys()
-        raise invalid(
-            f"input size does not match signature: {len(given)}!={len(names)} len({_names(given)})"
-            f" != len({_names(names)}). Sent extra: {_names(given - names)}. "
-            f"Missing but required: {_names(names - given)}."
-        )
-
-
-def check(wanted: dict[str, Spec], inputs: dict[str, np.ndarray]) -> None:
+def check(wanted: dict[str, tf.TensorSpec], inputs: dict[str, np.ndarray]) -> None:
     """Compares inputs with those that a signature wants, by name, type and shape.
 
     A session would find out too, but in the midst of a batch with other requests.
@@ -136,20 +90,19 @@ def check(wanted: dict[str, Spec], inputs: dict[str, np.ndarray]) -> None:
     Raises:
       RequestError: they differ.
     """
-    check_names(wanted, inputs)
+    if inputs.keys() != wanted.keys():
+        given, names = inputs.keys(), wanted.keys()
+        raise invalid(
+            f"input size does not match signature: {len(given)}!={len(names)} len({_names(given)})"
+            f" != len({_names(names)}). Sent extra: {_names(given - names)}. "
+            f"Missing but required: {_names(names - given)}."
+        )
     for name, spec in wanted.items():
         array = inputs[name]
-        if array.dtype != spec.array_dtype:
-            raise invalid(f"{name}: expected {spec.dtype}; received {array.dtype}")
-        if spec.shape is None:
-            continue
-        fits = array.ndim == len(spec.shape) and all(
-            size in (-1, given_size) for size, given_size in zip(spec.shape, array.shape)
-        )
-        if not fits:
-            raise invalid(
-                f"{name}: expected shape {list(spec.shape)}; received {list(array.shape)}"
-            )
+        if array.dtype != spec.dtype.as_numpy_dtype:
+            raise invalid(f"{name}: expected {spec.dtype.name}; received {array.dtype}")
+        if not spec.shape.is_compatible_with(array.shape):
+            raise invalid(f"{name}: expected shape {spec.shape}; received {array.shape}")
 
 
 def _array(value: Any) -> np.ndarray:
@@ -170,8 +123,7 @@ def _without_advice() -> Iterator[None]:
 
 
 def _names(names: Iterable[str]) -> str:
-    text = ",".join(sorted(names))
-    return "{" + (text if len(text) <= MAX_MESSAGE else text[:MAX_MESSAGE] + "...") + "}"
+    return "{" + ",".join(sorted(names))[:MAX_MESSAGE] + "}"
 
 
 def _request_error(error: tf.errors.OpError) -> RequestError:

@@ -25,7 +25,6 @@ THREADS = 2  # batches of one signature that run at a time
 
 class _Task(NamedTuple):
     inputs: Tensors
-    outputs: tuple[str, ...]
     rows: int
     kind: object  # tasks of equal kinds can share a batch
     future: Future
@@ -35,18 +34,18 @@ class Batcher:
     """Runs requests of one signature; those that wait at the same time run together.
 
     Args:
-      run: (inputs, names of outputs) -> outputs. Several threads call it at a time.
+      run: inputs -> outputs. Several threads call it at a time.
       batches: if false, every request runs alone.
     """
 
-    def __init__(self, run: Callable[..., Tensors], batches: bool = True, threads: int = THREADS):
+    def __init__(self, run: Callable, batches: bool = True):
         self._run = run
         self._batches = batches
         self._waiting: collections.deque[_Task] = collections.deque()
         self._lock = threading.Lock()
-        self._pool = ThreadPoolExecutor(threads, "batches")
+        self._pool = ThreadPoolExecutor(THREADS, "batches")
 
-    def submit(self, inputs: Tensors, outputs: tuple[str, ...]) -> Future:
+    def submit(self, inputs: Tensors) -> Future:
         """A future of the outputs by name. A request cancelled before its turn never runs.
 
         Raises:
@@ -58,17 +57,14 @@ class Batcher:
             raise invalid(f"Task size {rows} is larger than maximum input batch size {MAX_ROWS}")
         kind: object = object()  # equal to no other
         if self._batches and rows:
-            kind = (outputs, tuple((name, inputs[name].shape[1:]) for name in sorted(inputs)))
-        task = _Task(inputs, outputs, rows or 1, kind, Future())
+            kind = [inputs[name].shape[1:] for name in sorted(inputs)]
+        task = _Task(inputs, rows or 1, kind, Future())
         with self._lock:
             if sum(each.rows for each in self._waiting) + task.rows > MAX_WAITING_ROWS:
                 message = "The batch scheduling queue to which this task was submitted is full"
                 raise RequestError("UNAVAILABLE", message)
-            try:
-                self._pool.submit(self._work)
-            except RuntimeError:
-                raise RequestError("UNAVAILABLE", "The model is being unloaded") from None
             self._waiting.append(task)
+        self._pool.submit(self._work)
         return task.future
 
     def close(self) -> None:
@@ -87,27 +83,29 @@ class Batcher:
                 else:
                     left.append(task)
             self._waiting = left
-        self._execute([task for task in batch if task.future.set_running_or_notify_cancel()])
+        if batch := [task for task in batch if task.future.set_running_or_notify_cancel()]:
+            self._execute(batch)
 
     def _execute(self, tasks: list[_Task]) -> None:
         """Runs a batch; if it fails, each of its requests alone, as only one may be wrong."""
         try:
-            answers = self._run_together(tasks) if tasks else []
+            answers = self._run_together(tasks)
         except Exception as error:
-            for task in tasks if len(tasks) > 1 else ():
-                self._execute([task])
             if len(tasks) == 1:
                 tasks[0].future.set_exception(error)
-        else:
-            for task, answer in zip(tasks, answers):
-                task.future.set_result(answer)
+            else:
+                for task in tasks:
+                    self._execute([task])
+            return
+        for task, answer in zip(tasks, answers):
+            task.future.set_result(answer)
 
     def _run_together(self, tasks: list[_Task]) -> list[Tensors]:
         first = tasks[0]
         if len(tasks) == 1:
-            return [self._run(first.inputs, first.outputs)]
+            return [self._run(first.inputs)]
         inputs = {name: np.concatenate([t.inputs[name] for t in tasks]) for name in first.inputs}
-        outputs = self._run(inputs, first.outputs)
+        outputs = self._run(inputs)
         ends = np.cumsum([task.rows for task in tasks])
         for name, array in outputs.items():
             if array.ndim == 0 or len(array) != ends[-1]:

@@ -1,28 +1,54 @@
 """JSON -> tensors: TensorFlow Serving's row format ("instances") and columnar one ("inputs")."""
 
 import base64
+import itertools
+import json
 from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
+import orjson
 
 from tfgan_mnist.exports.request_errors import RequestError, invalid
-from tfgan_mnist.serving.batching import MAX_ROWS
-from tfgan_mnist.serving.json_reader import SHOWN, shown
-
-Tensors = dict[str, np.ndarray]
+from tfgan_mnist.serving.batching import MAX_ROWS, Tensors
 
 MAX_RANK = 32
-# Type -> NumPy's, and the types of the JSON values that are taken.
+SHOWN = 200  # characters of a value in a message
+# Type -> the types of the JSON values that are taken.
 INTEGERS = ("int8", "uint8", "int16", "int32", "uint32", "int64", "uint64")
-KINDS: dict[str, tuple[Any, set[type]]] = {
-    "float": (np.float32, {int, float}),
-    "double": (np.float64, {int, float}),
-    "bool": (np.bool_, {bool}),
-    "string": (object, {str, dict}),
-    **{name: (name, {int}) for name in INTEGERS},
+TAKEN: dict[str, set[type]] = {
+    "float32": {int, float},
+    "float64": {int, float},
+    "bool": {bool},
+    "string": {str, dict},
+    **{name: {int} for name in INTEGERS},
 }
+# TensorFlow Serving's names of those types that TensorFlow calls by another.
+NAMES = {"float32": "float", "float64": "double", "float16": "half"}
 JSON_TYPES = {type(None): "Null", bool: "Bool", dict: "Object", list: "Array", str: "String"}
+
+
+def parse(body: bytes) -> dict[str, Any]:
+    """The object that a request's body holds.
+
+    Beyond JSON it may have NaN, Infinity and -Infinity, which Python's `json` writes, and a byte
+    order mark.
+
+    Raises:
+      RequestError: not JSON, or not an object.
+    """
+    if not body:
+        raise invalid("JSON Parse error: The document is empty")
+    try:
+        document = orjson.loads(body)
+    except orjson.JSONDecodeError as error:
+        try:
+            document = json.loads(body.decode("utf-8-sig"))
+        except (ValueError, RecursionError):
+            raise invalid(f"JSON Parse error: Invalid value. at offset: {error.pos}") from None
+    if not isinstance(document, dict):
+        raise invalid(f"JSON Value: {_shown(document)} Is not object")
+    return document
 
 
 def signature_name(document: Mapping[str, Any]) -> str:
@@ -30,14 +56,14 @@ def signature_name(document: Mapping[str, Any]) -> str:
     name = document.get("signature_name", "")
     if not isinstance(name, str):
         wrong = "not formatted correctly. 'signature_name' key must be a string value."
-        raise invalid(f"JSON Value: {shown(document)} {wrong}")
+        raise invalid(f"JSON Value: {_shown(document)} {wrong}")
     return name
 
 
 def tensors(document: Mapping[str, Any], dtypes: Mapping[str, str]) -> tuple[Tensors, bool]:
     """The inputs of a request by name, and whether they were in row format.
 
-    `dtypes` has the type of each input as TensorFlow Serving calls it: float, half, int32...
+    `dtypes` has the type of each input, as TensorFlow calls it: float32, string...
 
     Raises:
       RequestError: they are not tensors of these names and types.
@@ -56,7 +82,7 @@ def tensors(document: Mapping[str, Any], dtypes: Mapping[str, str]) -> tuple[Ten
     elif len(rows) > MAX_ROWS:  # before each is read
         wrong = f"Task size {len(rows)} is larger than maximum input batch size {MAX_ROWS}"
     if wrong:
-        raise invalid(f"JSON Value: {shown(document)} {wrong}")
+        raise invalid(f"JSON Value: {_shown(document)} {wrong}")
     return _from_rows(rows, dtypes), True
 
 
@@ -75,7 +101,7 @@ def _from_rows(rows: list, dtypes: Mapping[str, str]) -> Tensors:
             extra = [f"does not have named input: {key}"[:SHOWN] for key in row.keys() - dtypes]
             wrong = extra[0] if extra else f"keys must be equal to: {','.join(sorted(dtypes))}"
             where = f"Failed to process element: {item} of 'instances' list"
-            raise invalid(f"{where}. JSON object: {shown(row)} {wrong}")
+            raise invalid(f"{where}. JSON object: {_shown(row)} {wrong}")
     if not named:
         return {name: _stack(rows, dtype, "") for name, dtype in dtypes.items()}
     return {
@@ -128,78 +154,45 @@ def _is_base64(value: dict) -> bool:
 
 
 def _tensor(value: Any, dtype: str) -> np.ndarray:
-    """A nested list as an array, of the shape that its first elements have."""
-    shape: list[int] = []
-    first = value
-    while isinstance(first, list):
-        if len(shape) == MAX_RANK:
-            raise invalid(f"Encountered list at unexpected level: {MAX_RANK} expected < {MAX_RANK}")
-        shape.append(len(first))
-        first = first[0] if first else None
-    values: list[Any] = []
-    _flatten(value, shape, 0, values)
-    return _array(values, dtype).reshape(shape)
-
-
-def _flatten(value: Any, shape: list[int], level: int, values: list[Any]) -> None:
-    """Appends what is in the lists of a value to `values`."""
-    if level == len(shape):
-        if isinstance(value, list):
-            raise invalid(f"Encountered list at unexpected level: {level} expected < {level}")
-        values.append(value)
-        return
-    if not isinstance(value, list):
-        where = f"found at incorrect level: {level} in the JSON DOM"
-        raise invalid(f"JSON Value: {shown(value)} {where}")
-    if len(value) != shape[level]:
-        where = f"at level: {level} expected size: {shape[level]}"
-        raise invalid(f"Encountered list at unexpected size: {len(value)} {where}")
-    for item in value:
-        _flatten(item, shape, level + 1, values)
-
-
-def _array(values: list, dtype: str) -> np.ndarray:
-    """Values that are not lists, as an array (N,)."""
-    if dtype not in KINDS:
-        value = shown(values[0] if values else [])
-        raise RequestError("UNIMPLEMENTED", f"Conversion of JSON Value: {value} to type: {dtype}")
-    array_dtype, taken = KINDS[dtype]
-    for value in values if not set(map(type, values)) <= taken else ():
-        if type(value) not in taken:
-            raise _wrong_type(value, dtype)
+    """A value or nested list as an array."""
+    name = NAMES.get(dtype, dtype)
+    if dtype not in TAKEN:
+        message = f"Conversion of JSON Value: {_shown(value)} to type: {name}"
+        raise RequestError("UNIMPLEMENTED", message)
+    taken = TAKEN[dtype]
+    nested = np.array(value, object)
+    values = nested.ravel().tolist()
+    for item in values if not set(map(type, values)) <= taken else ():
+        if isinstance(item, list):  # of another length than its neighbours, or too deep
+            raise invalid(f"Encountered list at unexpected size: {_shown(value)}")
+        if type(item) not in taken:
+            kind = JSON_TYPES.get(type(item), "Number")
+            wrong = f"Type: {kind} is not of expected type: {name}"
+            raise invalid(f"JSON Value: {_shown(item)} {wrong}")
+    if nested.ndim >= MAX_RANK:
+        raise invalid(f"Encountered list at unexpected level: {MAX_RANK} expected < {MAX_RANK}")
     if dtype == "string":
-        values = [_bytes(value) for value in values]
-    if dtype == "float":
-        with np.errstate(over="ignore"):  # as in TensorFlow Serving: rounded, or infinite
-            return np.array(values, np.float64).astype(array_dtype)
+        return np.array([_bytes(item) for item in values], object).reshape(nested.shape)
     try:
-        return np.array(values, array_dtype)
-    except OverflowError:
-        limits = np.iinfo(array_dtype)
-        wrong = next(value for value in values if not limits.min <= value <= limits.max)
-        raise _wrong_type(wrong, dtype) from None
+        with np.errstate(over="ignore"):  # as in TensorFlow Serving: rounded, or infinite
+            return np.array(values, dtype).reshape(nested.shape)
+    except OverflowError as error:
+        raise invalid(f"JSON Value: {error}; it is not of expected type: {name}") from None
 
 
 def _bytes(value: str | dict) -> bytes:
     if isinstance(value, str):
-        try:
-            return value.encode(errors="surrogateescape")
-        except UnicodeEncodeError:  # half of a surrogate pair, "\\ud800"
-            raise invalid(f"JSON Value: {shown(value)} is not valid Unicode") from None
+        return value.encode(errors="replace")
     if not _is_base64(value):
-        raise invalid(f"JSON Value: {shown(value)} not formatted correctly for base64 data")
-    # As Abseil reads it: white space anywhere, padding entire or absent.
-    text = "".join(value["b64"].split())
-    digits = text.rstrip("=")
-    padding = "=" * (-len(digits) % 4)
+        raise invalid(f"JSON Value: {_shown(value)} not formatted correctly for base64 data")
+    text = "".join(value["b64"].split())  # line ends and missing padding are accepted
     try:
-        if text not in (digits, digits + padding):
-            raise ValueError("padding")
-        return base64.b64decode(digits + padding, validate=True)
+        return base64.b64decode(text + "=" * (-len(text) % 4), validate=True)
     except ValueError:
         raise invalid("Unable to base64 decode") from None
 
 
-def _wrong_type(value: Any, dtype: str) -> RequestError:
-    kind = JSON_TYPES.get(type(value), "Number")
-    return invalid(f"JSON Value: {shown(value)} Type: {kind} is not of expected type: {dtype}")
+def _shown(value: Any) -> str:
+    """The beginning of a value as JSON, for messages."""
+    pieces = json.JSONEncoder().iterencode(value)  # only as many as are shown
+    return "".join(itertools.islice(pieces, SHOWN))[:SHOWN]

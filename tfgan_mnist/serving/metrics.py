@@ -15,7 +15,6 @@ METRICS_PATH = "/monitoring/prometheus/metrics"
 LATENCY_LIMITS = (*(10 * 1.8**i for i in range(33)), math.inf)
 PREFIX = ":tensorflow:serving:"
 TYPES = {"request_count": "counter", "request_latency": "histogram", "runtime_latency": "histogram"}
-ESCAPES = {ord("\\"): "\\\\", ord('"'): '\\"', ord("\n"): "\\n"}
 
 
 class Metrics:
@@ -76,4 +75,4 @@ def _buckets(name: str, labels: str) -> list[str]:
 
 
 def _labels(**values: str) -> str:
-    return ",".join(f'{name}="{value.translate(ESCAPES)}"' for name, value in values.items())
+    return ",".join(f'{name}="{value}"' for name, value in values.items())

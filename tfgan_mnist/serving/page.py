@@ -10,13 +10,17 @@ import contextlib
 import json
 import mimetypes
 import re
-from pathlib import Path
 
 from tfgan_mnist.errors import UserError
 from tfgan_mnist.exports import page
 from tfgan_mnist.exports.request_errors import RequestError
 from tfgan_mnist.serving.versions import Models
 
+FILES = {
+    f"/{file.relative_to(page.FOLDER).as_posix()}": file
+    for file in page.FOLDER.rglob("*")
+    if file.is_file()
+}
 ONNX = re.compile(r"/onnx/(?P<name>[^/]+)\.onnx")
 TYPES = mimetypes.MimeTypes()  # not the system's table, which may lack some or give others
 
@@ -41,15 +45,6 @@ def find(path: str, models: Models) -> tuple[bytes, str] | None:
             if not onnx.exists():
                 raise RequestError("NOT_FOUND", f"Version {version.number} has no ONNX file")
             return onnx.read_bytes(), "application/octet-stream"
-    if file := _file(path.removeprefix("/") or "index.html"):
+    if file := FILES.get("/index.html" if path == "/" else path):
         return file.read_bytes(), TYPES.guess_type(file.name)[0] or "text/plain"
-    return None
-
-
-def _file(name: str) -> Path | None:
-    """A file in the page's folder, which neither `..` nor a link leaves."""
-    with contextlib.suppress(OSError, ValueError):  # not a possible file name
-        path = (page.FOLDER / name).resolve()
-        if path.is_relative_to(page.FOLDER.resolve()) and path.is_file():
-            return path
     return None

@@ -20,7 +20,8 @@ from urllib.parse import unquote, urlsplit
 import orjson
 
 from tfgan_mnist.exports.request_errors import RequestError, invalid
-from tfgan_mnist.serving import describe, json_answer, json_reader, json_request, page
+from tfgan_mnist.serving import describe, json_answer, json_request, page
+from tfgan_mnist.serving.batching import Tensors
 from tfgan_mnist.serving.metrics import METRICS_PATH, Metrics
 from tfgan_mnist.serving.settings import ServerConfig
 from tfgan_mnist.serving.versions import DEFAULT_SIGNATURE, Models, Version
@@ -188,18 +189,16 @@ async def _beside(size: int, function: Callable, *arguments: Any) -> Any:
 def _which(match: re.Match) -> Which:
     """Model name, version number and label of a path; None where it has none."""
     name, number, label = match["name"], match["version"], match["label"]
-    # 20 digits are more than any 64-bit number has; int() refuses thousands.
-    digits = number and (number.lstrip("0") or "0")
-    if digits and (len(digits) > 19 or int(digits) >= 2**63):
-        raise invalid(f"Failed to convert version: {digits[:40]} to numeric.")
-    return unquote(name or ""), int(digits) if digits else None, label and unquote(label)
+    if number and (len(number) > 19 or int(number) >= 2**63):
+        raise invalid(f"Failed to convert version: {number[:40]} to numeric.")
+    return unquote(name or ""), int(number) if number else None, label and unquote(label)
 
 
-def _parse(body: bytes, version: Version) -> tuple[str, json_request.Tensors, bool]:
+def _parse(body: bytes, version: Version) -> tuple[str, Tensors, bool]:
     """Signature name, inputs and whether they were in row format."""
-    document = json_reader.parse(body)
+    document = json_request.parse(body)
     name = json_request.signature_name(document) or DEFAULT_SIGNATURE
-    dtypes = {key: spec.dtype for key, spec in version.inputs(name).items()}
+    dtypes = {key: spec.dtype.name for key, spec in version.inputs(name).items()}
     return name, *json_request.tensors(document, dtypes)
 
 
@@ -210,6 +209,6 @@ def _inflate(body: bytearray, limit: int) -> bytearray:
         inflated = inflater.decompress(body, limit + 1)
     except zlib.error as error:
         raise invalid(f"Content-Encoding: expected gzip: {error}") from None
-    if len(inflated) <= limit and (not inflater.eof or inflater.unused_data):
-        raise invalid("Content-Encoding: expected gzip: it does not end where the body ends")
+    if len(inflated) <= limit and not inflater.eof:
+        raise invalid("Content-Encoding: expected gzip: its end is missing")
     return bytearray(inflated)

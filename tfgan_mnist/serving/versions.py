@@ -3,10 +3,8 @@
 import contextlib
 import enum
 import functools
-import gc
 import logging
 import threading
-import time
 from collections.abc import Iterator
 from concurrent.futures import Future
 from pathlib import Path
@@ -21,7 +19,6 @@ from tfgan_mnist.serving.settings import ModelConfig
 log = logging.getLogger(__name__)
 
 DEFAULT_SIGNATURE = "serving_default"
-WARM_UP_SECONDS = 60.0  # after which no further warm-up request begins
 
 
 class State(enum.Enum):
@@ -57,12 +54,12 @@ class Version:
             self._changed = self.folder.stat().st_mtime
             self._saved_model = session.SavedModel(self.folder)
             self.signatures = self._saved_model.signatures
-            if warm_up:
-                self._warm_up(self._saved_model)
+            for signature, inputs in warmup.read(self.folder) if warm_up else ():
+                session.check(self.inputs(signature), inputs)
+                self._saved_model.run(signature, inputs)
             self._batchers = {
                 name: Batcher(functools.partial(self._saved_model.run, name), batches)
-                for name, inputs in self._saved_model.specs.items()
-                if inputs
+                for name in self._saved_model.specs
             }
         except Exception as error:  # the other versions are still served
             self._unload()
@@ -71,16 +68,6 @@ class Version:
             return
         self.state = State.AVAILABLE
         log.info("%s version %d is served", self.model, self.number)
-
-    def _warm_up(self, model: session.SavedModel) -> None:
-        requests = warmup.read(self.folder)
-        ends = time.monotonic() + WARM_UP_SECONDS
-        for signature, inputs in requests:
-            if time.monotonic() > ends:
-                log.warning("%s: the rest of the warm-up requests is skipped", self.folder)
-                return
-            session.check(self.inputs(signature), inputs)
-            model.run(signature, inputs, tuple(sorted(self.signatures[signature].outputs)))
 
     def _unload(self) -> None:
         for batcher in self._batchers.values():
@@ -94,28 +81,25 @@ class Version:
         """Whether it did not fail, or its folder has changed since."""
         return not self.error or folder.stat().st_mtime != self._changed
 
-    def inputs(self, signature: str) -> dict[str, session.Spec]:
-        """Input name -> what it must be, of a signature.
+    def inputs(self, signature: str) -> dict[str, Any]:
+        """Input name -> TensorSpec, of a signature.
 
         Raises:
-          RequestError: there is no such signature, or it has no inputs.
+          RequestError: there is no such signature with inputs.
         """
         if signature not in self._saved_model.specs:
             message = f'Serving signature name: "{signature}" not found in signature def'
             raise RequestError("FAILED_PRECONDITION", message)
-        if not self._saved_model.specs[signature]:
-            raise invalid(f"Failed to get input map for signature: {signature}")
         return self._saved_model.specs[signature]
 
-    def submit(self, signature: str, inputs: Tensors, outputs: tuple[str, ...] = ()) -> Future:
-        """A future of the named outputs, or of all outputs if none is named.
+    def submit(self, signature: str, inputs: Tensors) -> Future:
+        """A future of the outputs by name.
 
         Raises:
           RequestError: the inputs do not match the signature, or too many requests wait.
         """
         session.check(self.inputs(signature), inputs)
-        names = outputs or tuple(sorted(self.signatures[signature].outputs))
-        return self._batchers[signature].submit(inputs, names)
+        return self._batchers[signature].submit(inputs)
 
     @contextlib.contextmanager
     def in_use(self) -> Iterator[bool]:
@@ -140,8 +124,6 @@ class Version:
         self._unload()
         self.state = State.END
         log.info("%s version %d is unloaded", self.model, self.number)
-        # Graphs are full of cycles: without this, 20 swaps of a 2 MB model leave 50 MB.
-        gc.collect()
 
 
 class Model:
@@ -192,12 +174,12 @@ class Models(dict[str, Model]):
     def __init__(self, configs: list[ModelConfig], batches: bool = True, warm_up: bool = True):
         super().__init__({config.name: Model(config, batches, warm_up) for config in configs})
         self._stopped = threading.Event()
-        self._thread = threading.Thread(target=self._keep_polling, name="poll", daemon=True)
+        self._thread: threading.Thread | None = None
 
     def start(self, poll_seconds: float) -> None:
         """Loads the versions that exist, then looks for new ones until `stop`."""
         self.poll()
-        self._poll_seconds = poll_seconds
+        self._thread = threading.Thread(target=self._keep_polling, args=[poll_seconds], daemon=True)
         self._thread.start()
 
     def poll(self) -> None:
@@ -208,14 +190,14 @@ class Models(dict[str, Model]):
             except Exception:  # such as an unreachable disk, which may come back
                 log.exception("%s: cannot look for versions", model.name)
 
-    def _keep_polling(self) -> None:
-        while not self._stopped.wait(self._poll_seconds):
+    def _keep_polling(self, seconds: float) -> None:
+        while not self._stopped.wait(seconds):
             self.poll()
 
     def stop(self) -> None:
         """Completes pending requests and unloads all models."""
         self._stopped.set()
-        if self._thread.is_alive():
+        if self._thread:
             self._thread.join()
         for model in self.values():
             for version in model.versions.values():

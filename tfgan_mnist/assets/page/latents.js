@@ -68,7 +68,7 @@ function uniform(word) {
 
 /**
  * The latent at `way` in [0, 1] on the great circle from `start` to `end`, as
- * `tfgan_mnist.latents.interpolate`: a straight line would leave the sphere near which N(0, 1) lies.
+ * `tfgan_mnist.models.latents.interpolate`: a straight line would leave the sphere near which N(0, 1) lies.
  */
 export function between(start, end, way) {
   const product = start.reduce((sum, value, i) => sum + value * end[i], 0);
