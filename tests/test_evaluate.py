@@ -330,7 +330,7 @@ ZEROS = np.zeros((MIN_IMAGES, 28, 28), np.uint8)
         (ZEROS, np.zeros(5, int), r"1000 labels; received shape \(5,\)"),
         (ZEROS, np.zeros(MIN_IMAGES), "mnist: .*integers; received .*float64"),
         (ZEROS, np.full(MIN_IMAGES, 10), r"mnist: expected labels 0\.\.9; received 10\.\.10"),
-        (ZEROS, np.full(MIN_IMAGES, None), "'labels' cannot be read"),
+        (ZEROS, np.full(MIN_IMAGES, None), "cannot be read as arrays"),
     ],
 )
 def test_images_and_labels_that_are_refused(pixels, labels, message, results_of):

@@ -4,7 +4,7 @@ Samples:
   --run=RUN           --num samples of the checkpoint with the best evaluation, else of the newest
   --run RUN RUN ...   the same for each run, and a table that compares the runs
   --saved_model=DIR   --num samples of an export
-  --images=PATH       an .npz file (with `labels` if known) or pictures; --num: a random choice
+  --images=PATH       .npz (with `labels` if known), .npy or pictures; --num: a random choice
   Conditional models make samples of classes as frequent as in the data.
 
 Method:
@@ -32,7 +32,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from tfgan_mnist import cli, data, generate, runs
-from tfgan_mnist.data import pictures
+from tfgan_mnist.data import arrays, pictures
 from tfgan_mnist.errors import UserError
 from tfgan_mnist.evaluation import comparison, protocol, report
 from tfgan_mnist.exports import card, versions
@@ -82,11 +82,7 @@ def of_images(path: Path, num: int | None, seed: int) -> Samples:
     """Images of a file or folder, all or `num` of them, with their labels if there are any."""
     pixels, labels = pictures.read(path), None
     if path.suffix.lower() == ".npz":
-        try:
-            with np.load(path) as archive:
-                labels = archive.get("labels")
-        except Exception as error:  # damaged archives raise many types of errors
-            raise UserError(f"{path}: 'labels' cannot be read ({error})") from error
+        _, labels = arrays.load(path)
     count, height, width, _ = pixels.shape
     if labels is not None and labels.shape != (count,):
         raise UserError(f"{path}: expected {count} labels; received shape {labels.shape}")
@@ -201,7 +197,7 @@ def parser() -> cli.Parser:
     source = parser.add_mutually_exclusive_group(required=True)
     source.add_argument("--run", nargs="+", help="folders of runs, such as runs/0003-dcgan")
     source.add_argument("--saved_model", metavar="DIR", help="folder of an export or a version")
-    source.add_argument("--images", metavar="PATH", help="an .npz file or a folder of pictures")
+    source.add_argument("--images", metavar="PATH", help="an .npz or .npy file, or pictures")
     parser.add_argument("--num", type=int, help=f"samples (default: {protocol.NUM}; images: all)")
     parser.add_argument("--seed", type=int, default=0, help="of the samples (default: 0)")
     help_text = "also the accuracy of a classifier trained on labelled samples"
