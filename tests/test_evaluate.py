@@ -295,7 +295,7 @@ def test_runs_without_results_are_evaluated_first(command, tmp_path, monkeypatch
     evaluated.clear()
     runs.add_metrics(made[0], samples=results | {"source": runs.name_of(made[0], 1)})
     monkeypatch.setattr(
-        evaluate.generate, "from_run", lambda run: generate.Source(run.name, 0, False, None, None)
+        evaluate.generate, "from_run", lambda run: generate.Source(run.name, 0, None, None)
     )
     command("--run", *made, f"--num={COUNT}")
     assert evaluated == [path.name for path in made]

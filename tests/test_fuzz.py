@@ -176,7 +176,7 @@ def test_flags(command, number, tmp_path, monkeypatch):
     monkeypatch.setattr("tfgan_mnist.cli.start_tensorflow", never)
     monkeypatch.setattr(serve, "start", lambda made: serving_settings.models_of(made) and never())
     monkeypatch.setattr(serve.signal, "signal", lambda *_: None)
-    source = generate.Source("x", 4, True, 10, lambda latents, _: np.zeros((len(latents), 2, 2, 1)))
+    source = generate.Source("x", 4, 10, lambda latents, _: np.zeros((len(latents), 2, 2, 1)))
     monkeypatch.setattr(generate, "from_run", lambda run: source)
     monkeypatch.setattr(generate, "MAX_IMAGES", 300)
     needed = {
