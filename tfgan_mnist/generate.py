@@ -22,7 +22,7 @@ import argparse
 import math
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -194,10 +194,11 @@ def write_animation(path: Path, images: np.ndarray, plan: Plan) -> None:
 
 def write_arrays(path: Path, images: np.ndarray, plan: Plan) -> None:
     """The `.npz` file that `pictures.read` reads."""
-    labels = {} if plan.labels is None else {"labels": plan.labels}
+    arrays: dict[str, Any] = {"images": images}
+    if plan.labels is not None:
+        arrays["labels"] = plan.labels
     with files.write_atomically(path) as partial, open(partial, "wb") as stream:
-        # To a name NumPy would add ".npz" to ".NPZ".
-        np.savez_compressed(stream, images=images, **labels)
+        np.savez_compressed(stream, **arrays)  # to a name NumPy would add ".npz" to ".NPZ"
 
 
 def write_folder(path: Path, images: np.ndarray, plan: Plan) -> None:
