@@ -1,4 +1,4 @@
-"""Runs the train command, with an action before a certain change of files.
+"""Runs the train command, and kills it before a certain change of files.
 
 python -m tests.faults.audited ACTION FOLDER [--flag=value ...]
 
@@ -8,11 +8,9 @@ is made or removed. ACTION is one of
 count           the number of changes goes to FOLDER/changes
 kill:17         SIGKILL before the 17th
 kill:REGEX      SIGKILL before the first of a path in which REGEX is found
-fill:REGEX      likewise, but what is left of FOLDER's file system is filled by FOLDER/filler
 """
 
 import atexit
-import contextlib
 import os
 import re
 import runpy
@@ -33,31 +31,21 @@ def changed(event: str, arguments: tuple) -> str | None:
     return os.fsdecode(arguments[0]) if event in CHANGES else None
 
 
-def fill(path: Path) -> None:
-    """Fills a file system, but for the rest of blocks in use."""
-    with contextlib.suppress(OSError), open(path, "wb", buffering=0) as stream:
-        while True:
-            stream.write(bytes(4096))
-
-
 def main() -> None:
     """Runs `python -m tfgan_mnist.train` with the flags after the first two arguments."""
     action, _, when = sys.argv[1].partition(":")
     folder = sys.argv[2]
-    count, done = 0, False
+    count = 0
 
     def audit(event: str, arguments: tuple) -> None:
-        nonlocal count, done
+        nonlocal count
         path = changed(event, arguments)
         # `shutil.rmtree` opens a folder, and its events name files without their folder.
-        if done or path is None or (os.path.isabs(path) and not path.startswith(folder)):
+        if path is None or (os.path.isabs(path) and not path.startswith(folder)):
             return
         count += 1
-        if action != "count" and (count == int(when) if when.isdigit() else re.search(when, path)):
-            done = True
-            if action == "kill":
-                os.kill(os.getpid(), signal.SIGKILL)
-            fill(Path(folder, "filler"))
+        if action == "kill" and (count == int(when) if when.isdigit() else re.search(when, path)):
+            os.kill(os.getpid(), signal.SIGKILL)
 
     if action == "count":
         atexit.register(lambda: Path(folder, "changes").write_text(str(count)))
