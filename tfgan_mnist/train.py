@@ -165,8 +165,6 @@ def _resolve(
 
 def main(arguments) -> None:
     """Turns flags into a call of `train`."""
-    if arguments.run and arguments.resume:
-        raise UserError("--run and --resume: expected one of them; --run resumes as well")
     explicit = flags.explicit(arguments)
     run, saved = None, None
     if arguments.resume:
@@ -192,8 +190,9 @@ def parser() -> cli.Parser:
     parser = cli.Parser("train", __doc__, flags.ALSO_CALLED)
     first = parser.add_argument_group("used most")
     first.add_argument("--config", metavar="FILE", help="TOML file with some of the values below")
-    first.add_argument("--resume", metavar="RUN", help="go on with the run in this folder")
-    first.add_argument(
+    place = first.add_mutually_exclusive_group()
+    place.add_argument("--resume", metavar="RUN", help="go on with the run in this folder")
+    place.add_argument(
         "--run",
         metavar="RUN",
         help="folder to train in: begins a run there, or goes on with it; the command to repeat "
