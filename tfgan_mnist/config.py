@@ -215,8 +215,11 @@ class Config:
         return self.batch_size * self.discriminator_steps
 
 
+RETIRED = ("on_nonfinite",)  # fields of older runs
 # Folders of this machine; the same run may have others.
 PLACES = ("data_dir", "manual_dir", "run_root", "export_root")
+# No effect on the weights.
+WITHOUT_EFFECT = (*PLACES, "grid", "keep_every", "tensorboard")
 
 FIELDS = {field.name: field for field in dataclasses.fields(Config)}
 TYPES = typing.get_type_hints(Config)
@@ -284,12 +287,12 @@ def resolve(
 def from_saved(values: dict[str, Any]) -> Config:
     """The configuration of `dataclasses.asdict`, read back from JSON.
 
-    A key that is missing was added since and takes its default.
+    A key that is missing was added since and takes its default; a retired one is ignored.
 
     Raises:
       UserError: as `resolve`.
     """
-    return Config(**{key: _typed(key, value) for key, value in values.items()})
+    return Config(**{k: _typed(k, value) for k, value in values.items() if k not in RETIRED})
 
 
 def _read_toml(path: str) -> dict[str, Any]:

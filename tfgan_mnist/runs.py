@@ -108,7 +108,7 @@ def read(path: str | Path) -> tuple[Config, DataFacts]:
         description = files.read_json(file)
         config = configuration.from_saved(description["config"])
         data = description["data"]
-        lists = {key: tuple(data[key]) for key in ("image_shape", "class_names")}
+        lists = {key: tuple(data.get(key, ())) for key in ("image_shape", "class_names")}
         facts = DataFacts(**(data | lists))
     except OSError as error:
         raise UserError(

@@ -16,9 +16,6 @@ if TYPE_CHECKING:  # flags are checked before TensorFlow starts
     from tfgan_mnist.data import ImageData, Split
     from tfgan_mnist.training.distribution import DistributionContext
 
-# These may differ between workers: each reads its own data, and only the chief writes.
-OWN_TO_WORKERS = (*configuration.PLACES, "grid", "keep_every", "tensorboard")
-
 
 def train(
     config: Config,
@@ -157,7 +154,8 @@ def _resolve(
         precision=runtime.resolve_precision(config.precision),
         xla=runtime.resolve_xla(config.xla),
     )
-    shared = dataclasses.asdict(config) | dict.fromkeys(OWN_TO_WORKERS)
+    # Each worker reads its own data, and only the chief writes.
+    shared = dataclasses.asdict(config) | dict.fromkeys(configuration.WITHOUT_EFFECT)
     shared["dataset"] = data.short_name(config.dataset)  # the facts compare the content
     distribution.expect_same(context, "configuration and data", f"{shared} {facts}")
     return config

@@ -142,11 +142,10 @@ def found(run: Path) -> list[Path]:
 
 def _other_versions(path: Path) -> str:
     """How the versions that wrote a checkpoint differ: "keras 3.9.2 (here 3.15.1)", or ""."""
-    by = files.read_json(path / VERSIONS)
+    file, here = path / VERSIONS, _versions()
+    by = files.read_json(file) if file.exists() else here  # older checkpoints have none
     return " and ".join(
-        f"{package} {by[package]} (here {here})"
-        for package, here in _versions().items()
-        if by[package] != here
+        f"{name} {by[name]} (here {here[name]})" for name in here if by[name] != here[name]
     )
 
 

@@ -17,9 +17,8 @@ if TYPE_CHECKING:  # commands check their flags before they start TensorFlow
 # All else has to stay, or it would be another run. More epochs stretch the learning rates' decay,
 # so that the rates jump up where the run goes on.
 MAY_CHANGE = (
-    *configuration.PLACES,
+    *configuration.WITHOUT_EFFECT,
     *("epochs", "sync_batch_norm", "on_collapse", "skip_broken"),
-    *("grid", "keep_every", "tensorboard"),
 )
 
 
