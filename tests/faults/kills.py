@@ -240,13 +240,15 @@ class Kills:
         place = Place(self.work / f"{self.found.runs:03d}", self.work / "noise.npz", self.extra)
         name, broken = place.root.name, len(self.found.broken)
         for moment in moments:
-            if self.kill(place, moment) != -signal.SIGKILL:
+            if (status := self.kill(place, moment)) != -signal.SIGKILL:
                 break
             self.found.kills[moment] += 1
             left = [path.name for path in leftovers(place.root)]
             print(f"{name}: killed {moment}", *left, flush=True)
             self.check(f"{name}, killed {moment}", lambda: expect_whole(place))
-        if (status := place.start().wait(LIFE_SECONDS)) != 0:
+        else:
+            status = place.start().wait(LIFE_SECONDS)
+        if status != 0:
             self.found.broken.append(f"{name}: {status}\n{place.output()}")
         self.check(f"{name}, ended", lambda: expect_same(place, self.reference))
         if len(self.found.broken) == broken:
