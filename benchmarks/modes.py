@@ -51,7 +51,7 @@ def measure(run: Path, variant: str) -> None:
         **{"variant": variant, "seed": config.seed, "epochs": config.epochs},
         "configuration": records.configuration(config),
         "seconds": round(runs.read_history(run)[0][-1]["seconds"], 1),
-        **count(generate.draw(source, generate.independent(source, NUM, None, 0, NUM))),
+        **count(generate.draw(source, generate.independent(source, NUM, None, 0))),
         "real": count(images.test.images[:NUM]),
     }
     records.append("modes", row)

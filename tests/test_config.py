@@ -60,13 +60,6 @@ def test_papers_configurations_do_not_follow_the_recipes(name, monkeypatch):
     assert (config_.beta_1, config_.g_learning_rate) == (0.5, 2e-4)
 
 
-def test_grids_have_rows_and_columns(toml):
-    assert resolve(parse("--grid=16x16")).grid == "16x16"
-    for wrong in ("16", "0x4", "4 x 4", "100x2"):
-        with pytest.raises(UserError, match="grid: expected rows and columns like 16x16"):
-            resolve(parse(f"--grid={wrong}"))
-
-
 def test_a_file_for_another_model_is_refused(toml):
     with pytest.raises(UserError, match="some.toml is for gan; received --model=cdcgan"):
         resolve(parse("--model=cdcgan"), toml('model = "gan"'))
@@ -114,13 +107,6 @@ def test_what_is_shown_can_be_read_back(toml):
     assert resolve({}, toml(str(config_))) == config_
 
 
-def test_saved_values_come_back_from_json():
-    import json
-
-    config_ = resolve({"model": "gan", "d_hidden_widths": (7,)})
-    assert config.from_saved(json.loads(json.dumps(dataclasses.asdict(config_)))) == config_
-
-
 def test_a_run_of_before_a_key_was_added_or_retired_stays_what_it_was():
     values = dataclasses.asdict(resolve({"model": "dcgan"})) | {"on_nonfinite": "skip"}
     del values["hidden_dense"]  # all networks were without, whatever the recipe is today
@@ -133,24 +119,17 @@ def test_a_run_of_before_a_key_was_added_or_retired_stays_what_it_was():
         ({"model": "vae"}, "model: expected one of gan, dcgan, cdcgan; received 'vae'"),
         ({"epochs": 0}, "epochs: expected a finite value >= 1; received 0"),
         ({"epochs": True}, "epochs: expected int; received True"),
+        ({"image_size": 7}, "image_size: expected a finite value >= 8; received 7"),
         ({"g_learning_rate": float("nan")}, "g_learning_rate: expected a finite value >= 0"),
         ({"g_learning_rate": float("inf")}, "g_learning_rate: expected a finite value >= 0"),
         ({"ema": 1.0}, "ema: expected < 1; received 1.0"),
-        ({"loss": "huber"}, "loss: expected one of minimax"),
         ({"channels": 2}, "channels: expected one of 0, 1, 3; received 2"),
+        ({"grid": "100x2"}, "grid: expected rows and columns like 16x16; received '100x2'"),
         ({"model": "cdcgan", "packing": 2}, "packing: applies to gan and dcgan; the model is cdc"),
-        ({"packing": 0}, "packing: expected a finite value >= 1; received 0"),
-        ({"class_head": True}, "class_head: applies to cdcgan; the model is dcgan"),
-        ({"model": "gan", "g_width": 4}, "g_width: applies to dcgan and cdcgan; the model is gan"),
         ({"model": "gan", "g_hidden_widths": ()}, "g_hidden_widths: expected integers like"),
         ({"model": "gan", "g_hidden_widths": (0,)}, "g_hidden_widths: expected a finite value >="),
         ({"loss": "hinge", "label_smoothing": 0.1}, "label_smoothing: expected a loss of minimax"),
-        (
-            {"r1": 1.0},
-            "r1: expected a discriminator without batch norm; add --no-d_batch_norm",
-        ),
-        ({"loss": "wasserstein", "d_batch_norm": True}, "gradient_penalty: expected a disc"),
-        ({"model": "gan", "hidden_dense": True}, "hidden_dense: applies to dcgan and cdcgan"),
+        ({"r1": 1.0}, "r1: expected a discriminator without batch norm"),
         ({"d_batch_norm": False}, "hidden_dense: expected a discriminator with batch norm"),
         (
             {"model": "cdcgan", "class_head": True, "conditioning": "planes"},
@@ -167,12 +146,9 @@ def test_wrong_values_are_refused_by_name(values, message):
     ("text", "message"),
     [
         ("epocs = 3", "unknown key 'epocs'"),
-        ('epochs = "3"', "epochs: expected int; received '3'"),
         ("epochs = 3.0", "epochs: expected int; received 3.0"),
         ("[gan]\nepochs = 3", "unknown key 'gan'"),
         ("epochs = ", "is not valid TOML"),
-        ("g_hidden_widths = [[1]]\nmodel='gan'", "g_hidden_widths: expected integers"),
-        ("x = " + "[" * 10_000, "is not valid TOML"),
     ],
 )
 def test_wrong_files_are_refused(toml, text, message):
@@ -180,18 +156,15 @@ def test_wrong_files_are_refused(toml, text, message):
         resolve({}, toml(text))
 
 
-def test_a_file_written_on_windows_is_read(tmp_path):
-    (tmp_path / "some.toml").write_bytes("\ufeffepochs = 3\r\nseed = 4\r\n".encode())
-    read = resolve({}, str(tmp_path / "some.toml"))
-    assert (read.epochs, read.seed) == (3, 4)
-
-
-def test_a_missing_or_binary_file_is_refused(tmp_path):
-    with pytest.raises(UserError, match="cannot read .*nothing.toml: No such file"):
-        resolve({}, str(tmp_path / "nothing.toml"))
-    (tmp_path / "binary.toml").write_bytes(b"\xff\xfe\x00")
-    with pytest.raises(UserError, match="binary.toml: expected text in UTF-8"):
-        resolve({}, str(tmp_path / "binary.toml"))
+def test_files_of_any_editor_are_read_or_refused(tmp_path):
+    path = tmp_path / "some.toml"
+    with pytest.raises(UserError, match="cannot read .*some.toml: No such file"):
+        resolve({}, str(path))
+    path.write_bytes("\ufeffepochs = 3\r\nseed = 4\r\n".encode())  # by Windows
+    assert resolve({}, str(path)) == resolve({"epochs": 3, "seed": 4})
+    path.write_bytes(b"\xff\xfe\x00")
+    with pytest.raises(UserError, match="some.toml: expected text in UTF-8"):
+        resolve({}, str(path))
 
 
 @pytest.mark.parametrize(

@@ -1,5 +1,6 @@
 """The rules of diagnostics on tables of healthy and failing runs, and what the callback does."""
 
+import contextlib
 import math
 import types
 from pathlib import Path
@@ -151,49 +152,34 @@ def test_early_noise_is_no_collapse():
 
 # --- The callback ---------------------------------------------------------------------------------
 
+NOT_FINITE = "generator holds values that are NaN"
 
-@pytest.fixture
-def end_epoch(tmp_path, monkeypatch):
-    """Ends an epoch with a log row and a state; returns what was called, or raises UserError."""
+
+@pytest.mark.parametrize(
+    ("action", "not_finite", "values", "error", "expected"),
+    [
+        # The model cannot go on.
+        ("warn", NOT_FINITE, {}, "Problem at step 9: non-finite.* Nothing was saved", []),
+        ("stop", None, {"skipped": 1.0}, "Problem at step 9: non-finite.* Nothing was saved", []),
+        ("rollback", NOT_FINITE, {}, None, ["roll back", "warn"]),
+        ("rollback", None, {"skipped": 1.0}, None, ["roll back", "warn"]),
+        # It can.
+        ("warn", None, {"d_loss": math.nan, "skipped": 0.5}, None, ["warn"]),
+        ("stop", None, {"d_loss": math.nan}, "d_loss became nan.* Stopped", ["save"]),
+        ("rollback", None, {"d_loss": math.nan}, None, ["roll back", "warn"]),
+    ],
+)
+def test_what_non_finite_values_lead_to(
+    action, not_finite, values, error, expected, tmp_path, monkeypatch
+):
     calls = []
-    monkeypatch.setattr(checkpoints, "save", lambda run, model: calls.append("save"))
-
-    def end_epoch(action, non_finite=None, **values):
-        monkeypatch.setattr(checkpoints, "describe_non_finite", lambda model: non_finite)
-        runs.write_rows(tmp_path / runs.LOG, [log_row(1, **values)])
-        callback = callbacks.TrainingDiagnostics(tmp_path, action)
-        callback.set_model(types.SimpleNamespace(steps_done=9, reset_metrics=lambda: None))
-        calls.clear()
-        callback.on_epoch_end(0)
-        return list(calls)
-
+    monkeypatch.setattr(checkpoints, "save", lambda *_: calls.append("save"))
+    monkeypatch.setattr(checkpoints, "roll_back", lambda *_: calls.append("roll back") or 3)
+    monkeypatch.setattr(checkpoints, "describe_non_finite", lambda model: not_finite)
     monkeypatch.setattr(callbacks.logging, "warning", lambda *words: calls.append("warn"))
-    end_epoch.calls = calls
-    return end_epoch
-
-
-FATAL = {
-    "the model is not finite": {"non_finite": "generator holds values that are NaN"},
-    "no update was made": {"skipped": 1.0},
-}
-
-
-@pytest.mark.parametrize("fatal", FATAL)
-def test_a_model_that_cannot_go_on_is_not_saved(fatal, end_epoch):
-    for action in ("warn", "stop"):
-        with pytest.raises(UserError, match="Problem at step 9: non-finite.* Nothing was saved"):
-            end_epoch(action, **FATAL[fatal])
-        assert end_epoch.calls == []
-
-
-@pytest.mark.parametrize("values", [*FATAL.values(), {"d_loss": math.nan}])
-def test_rollback_is_the_answer_to_non_finite_values_of_any_kind(values, monkeypatch, end_epoch):
-    monkeypatch.setattr(checkpoints, "roll_back", lambda *_: end_epoch.calls.append("back") or 3)
-    assert end_epoch("rollback", **values) == ["back", "warn"]
-
-
-def test_a_loss_that_is_nan_is_reported_though_the_model_is_finite(end_epoch):
-    assert end_epoch("warn", d_loss=math.nan, skipped=0.5) == ["warn"]
-    with pytest.raises(UserError, match="non-finite values: d_loss became nan.* Stopped"):
-        end_epoch("stop", d_loss=math.nan)
-    assert end_epoch.calls == ["save"]
+    runs.write_rows(tmp_path / runs.LOG, [log_row(1, **values)])
+    callback = callbacks.TrainingDiagnostics(tmp_path, action)
+    callback.set_model(types.SimpleNamespace(steps_done=9, reset_metrics=lambda: None))
+    with pytest.raises(UserError, match=error) if error else contextlib.nullcontext():
+        callback.on_epoch_end(0)
+    assert calls == expected

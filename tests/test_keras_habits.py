@@ -4,7 +4,7 @@ import keras
 import numpy as np
 import pytest
 import tensorflow as tf
-from tiny_training import MODELS, assert_same, batch, step, tiny
+from tiny_training import assert_same, batch, step, tiny
 
 from tfgan_mnist import GAN
 from tfgan_mnist.models import losses, registration
@@ -62,8 +62,6 @@ def test_an_objective_of_ones_own(loss, tmp_path):
     [
         ({"optimizer": "adam"}, "optimizer: expected two optimizers, d_optimizer and g_optimizer"),
         ({"metrics": ["mae"]}, "metrics: expected none"),
-        ({"weighted_metrics": ["mae"]}, "weighted_metrics: expected none"),
-        ({"loss_weights": [1, 2]}, "loss_weights: expected none"),
         ({"loss": discriminator_loss}, "loss: expected one of .* or a pair of functions"),
         ({"loss": OWN, "label_smoothing": 0.1}, "label_smoothing: expected 0"),
     ],
@@ -73,19 +71,19 @@ def test_what_two_networks_give_no_meaning_is_refused(arguments, message):
         tiny("gan").compile(**arguments)
 
 
-@pytest.mark.parametrize("weights", ["sample_weight", "class_weight"])
+@pytest.mark.parametrize("weights", [{"sample_weight": np.ones(16)}, {"class_weight": {0: 1.0}}])
 def test_weights_of_images_are_refused(weights):
-    given = np.ones(16) if weights == "sample_weight" else {0: 1.0}
     with pytest.raises(ValueError, match="class_weight: expected none"):
-        tiny("gan").fit(IMAGES, np.zeros(16, np.int32), verbose=0, **{weights: given})
+        tiny("gan").fit(IMAGES, np.zeros(16, np.int32), verbose=0, **weights)
 
 
-@pytest.mark.parametrize("name", ["model.h5", "model.hdf5", "model", "model.weights.h5"])
-def test_other_file_formats_are_refused_with_the_one_to_use(name, tmp_path):
+def test_other_file_formats_are_refused_with_the_one_to_use(tmp_path):
+    model = tiny("gan")
+    for name in ("model.h5", "model"):
+        with pytest.raises(ValueError, match=r"\.keras"):
+            model.save(tmp_path / name)
     with pytest.raises(ValueError, match=r"\.keras"):
-        tiny("gan").save(tmp_path / name)
-    with pytest.raises(ValueError, match=r"\.keras"):
-        keras.saving.save_model(tiny("gan"), str(tmp_path / "model.h5"))
+        keras.saving.save_model(model, str(tmp_path / "model.h5"))
 
 
 def test_keras_exports_the_averaged_generator(tmp_path):
@@ -96,13 +94,12 @@ def test_keras_exports_the_averaged_generator(tmp_path):
     np.testing.assert_allclose(loaded.serve(latents), model.sample(latents), atol=1e-6)
 
 
-@pytest.mark.parametrize("imports", ["import tfgan_mnist, keras", "import keras, tfgan_mnist"])
-def test_a_fresh_process_loads_a_file(imports, tmp_path, run_python, monkeypatch):
+def test_a_fresh_process_loads_a_file(tmp_path, run_python, monkeypatch):
     """Also where another backend is chosen, as long as Keras is not imported yet."""
-    monkeypatch.setenv("KERAS_BACKEND", "jax" if imports.endswith("keras") else "tensorflow")
+    monkeypatch.setenv("KERAS_BACKEND", "jax")
     tiny("cdcgan").save(path := tmp_path / "cdcgan.keras")
-    loaded = run_python(f"{imports}\nprint(type(keras.saving.load_model('{path}')).__name__)")
-    assert loaded.split()[-1] == "CDCGAN"
+    load = "import tfgan_mnist, keras; print(type(keras.saving.load_model({!r})).__name__)"
+    assert run_python(load.format(str(path))).split()[-1] == "CDCGAN"
 
 
 def test_keras_on_another_backend_is_refused(monkeypatch):
@@ -111,12 +108,11 @@ def test_keras_on_another_backend_is_refused(monkeypatch):
         registration.register()
 
 
-@pytest.mark.parametrize("model", MODELS)
-def test_images_are_channels_last_whatever_keras_json_says(model):
-    expected = tiny(model)
+def test_images_are_channels_last_whatever_keras_json_says():
+    expected = tiny("cdcgan")
     keras.config.set_image_data_format("channels_first")
     try:
-        received = tiny(model)
+        received = tiny("cdcgan")
     finally:
         keras.config.set_image_data_format("channels_last")
     assert step(received) == step(expected)

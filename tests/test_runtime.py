@@ -1,4 +1,4 @@
-"""What `--precision=auto` and XLA come to on machines that this one is not."""
+"""What `--precision=auto` and others come to on machines that this one is not."""
 
 import pytest
 import tensorflow as tf
@@ -23,19 +23,20 @@ def machine(monkeypatch):
 
 
 @pytest.mark.parametrize(
-    ("capabilities", "precision", "xla"),
+    ("capabilities", "precision", "xla", "steps_per_execution"),
     [
-        ([], "float32", False),
-        ([(7, 0)], "mixed_float16", True),
-        ([(9, 0), (8, 0)], "mixed_float16", True),
-        ([(6, 1)], "float32", True),
-        ([(9, 0), (6, 1)], "float32", True),
+        ([], "float32", "no", 1),
+        ([(7, 0)], "mixed_float16", "yes", 16),
+        ([(9, 0), (8, 0)], "mixed_float16", "yes", 1),
+        ([(9, 0), (6, 1)], "float32", "yes", 1),
     ],
 )
-def test_auto_is_settled_by_the_devices(machine, capabilities, precision, xla):
+def test_the_devices_decide(machine, capabilities, precision, xla, steps_per_execution):
     machine(*capabilities)
     assert runtime.resolve_precision("auto") == precision
-    assert runtime.resolve_xla("auto") == ("yes" if xla else "no")
+    assert runtime.resolve_xla("auto") == xla
+    # Several devices make one step at a time.
+    assert runtime.steps_per_execution(max(len(capabilities), 1)) == steps_per_execution
 
 
 def test_what_is_named_is_kept(machine):

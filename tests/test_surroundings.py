@@ -13,7 +13,7 @@ from tensorflow.python.framework import config as tf_config
 
 from tfgan_mnist import cli, config, data, files, train
 from tfgan_mnist.errors import UserError
-from tfgan_mnist.training import cluster, runtime
+from tfgan_mnist.training import runtime
 
 
 def test_training_in_a_thread_leaves_the_process_as_it_was(tmp_path):
@@ -41,14 +41,6 @@ def test_precision_and_determinism_are_restored_after_an_error():
         assert tf_config.is_op_determinism_enabled()
         _ = 1 / 0
     assert (keras.config.dtype_policy().name, tf_config.is_op_determinism_enabled()) == before
-
-
-@pytest.mark.parametrize("variable", ["SLURM_STEP_NUM_TASKS", "SLURM_JOB_ID"])
-def test_slurm_variables_that_are_no_numbers_are_named(variable, monkeypatch):
-    monkeypatch.setenv("SLURM_STEP_NUM_TASKS", "2")
-    monkeypatch.setenv(variable, "4(x2)")
-    with pytest.raises(UserError, match=rf"{variable}: expected a number.*'4\(x2\)'"):
-        cluster.find()
 
 
 def test_a_user_without_a_home(monkeypatch):

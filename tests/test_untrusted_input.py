@@ -21,15 +21,9 @@ def run(tmp_path):
     return runs.create(tmp_path / "runs", runs.Config(), runs.DataFacts((8, 8, 1), 10, 64))
 
 
-@pytest.mark.parametrize(
-    "text", ["epoch,seconds\n1,many\n", "epoch,seconds\n1,2,3\n", "seconds\n2\n"]
-)
-def test_a_broken_table_is_refused_by_name(text, run):
-    (run / runs.LOG).write_text(text)
-    with pytest.raises(UserError, match=r"log.csv: expected a table of numbers with columns epoch"):
-        runs.read_history(run)
-    (run / runs.LOG).unlink()
-    (run / runs.EVALUATIONS).write_text(text)
+@pytest.mark.parametrize("row", ["1;2", "1,2,3", "1,many"])
+def test_a_broken_table_is_refused_by_name(row, run):
+    (run / runs.EVALUATIONS).write_text(f"epoch,fid\n{row}\n")
     with pytest.raises(UserError, match=r"evaluations.csv: expected a table of numbers"):
         runs.best_step(run)
 

@@ -1,9 +1,10 @@
-"""The recipes made tiny, and a batch to train them on."""
+"""The recipes made tiny, and a batch or a data set to train them on."""
 
 import keras
 import numpy as np
 import tensorflow as tf
 
+from tfgan_mnist import data
 from tfgan_mnist.config import resolve
 from tfgan_mnist.models.gan import GAN
 from tfgan_mnist.training.build import build
@@ -31,15 +32,28 @@ def batch(num=8, shape=SHAPE, classes=CLASSES) -> tuple:
     return images, np.arange(num, dtype=np.int32) % classes
 
 
+def digits(num=64) -> data.ImageData:
+    """Noise of 8x8 pixels with labels, in place of MNIST."""
+    random = np.random.default_rng(0)
+    train, test = (
+        data.Split(
+            random.integers(0, 256, (num, *SHAPE)).astype(np.uint8),
+            np.arange(num, dtype=np.int32) % 10,
+        )
+        for _ in range(2)
+    )
+    return data.ImageData("mnist", train, test, 10, tuple("0123456789"))
+
+
 def labels_for(model, num=8):
     """Labels (num,) where the model takes them, else None."""
     return None if model.num_classes is None else np.arange(num, dtype=np.int32) % CLASSES
 
 
-def step(model, data=None) -> dict:
+def step(model, given=None) -> dict:
     """One training step on a batch; the logs as numbers."""
-    data = tf.nest.map_structure(tf.constant, batch() if data is None else data)
-    return {key: float(value) for key, value in model.train_step(data).items()}
+    given = tf.nest.map_structure(tf.constant, batch() if given is None else given)
+    return {key: float(value) for key, value in model.train_step(given).items()}
 
 
 def values(variables) -> list:

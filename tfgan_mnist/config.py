@@ -19,16 +19,12 @@ from tfgan_mnist.errors import UserError
 from tfgan_mnist.models import rules
 
 CONVOLUTIONAL = ("dcgan", "cdcgan")
-MAX_INTEGER = 2**31 - 1
-MAX_FLOAT = 3e38  # of float32
 
 
-def option(
-    default, meaning: str, *, choices=None, at_least=None, below=None, only: tuple[str, ...] = ()
-):
+def option(default, meaning: str, *, choices=None, at_least=None, below=None, only=()):
     """A field with its manual: meaning and unit, its range, and the models it applies to."""
-    metadata = {"meaning": meaning, "choices": choices, "at_least": at_least, "below": below}
-    return dataclasses.field(default=default, metadata=metadata | {"only": only})
+    limits = {"choices": choices, "at_least": at_least, "below": below, "only": only}
+    return dataclasses.field(default=default, metadata={"meaning": meaning} | limits)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -157,11 +153,10 @@ class Config:
     tensorboard: bool = option(False, "also write TensorBoard logs (needs tensorboard)")
 
     def __post_init__(self):
-        for key in PLACES:
-            if isinstance(place := getattr(self, key), str):
-                object.__setattr__(self, key, os.path.expanduser(place))
         for field in dataclasses.fields(self):
             _check(field, getattr(self, field.name))
+        for key in PLACES:
+            object.__setattr__(self, key, os.path.expanduser(getattr(self, key)))
         if not re.fullmatch(r"[1-9]\d?x[1-9]\d?", self.grid):
             raise UserError(f"grid: expected rows and columns like 16x16; received {self.grid!r}")
         penalties = {key: getattr(self, key) for key in ("r1", "r2", "gradient_penalty")}
@@ -208,6 +203,13 @@ class Config:
         return {key: value for key, value in values.items() if key not in PLACES}
 
     @property
+    def data_source(self) -> tuple:
+        """The arguments of `data.load`."""
+        places = self.data_dir or None, self.manual_dir or None
+        form = self.image_size or None, self.channels or None
+        return self.dataset, *places, *form, self.background, self.skip_broken
+
+    @property
     def images_per_step(self) -> int:
         """Images that a generator update takes from the data: a batch per discriminator update."""
         return self.batch_size * self.discriminator_steps
@@ -216,6 +218,8 @@ class Config:
 RETIRED = ("on_nonfinite",)  # fields of older runs
 # Folders of this machine; the same run may have others.
 PLACES = ("data_dir", "manual_dir", "run_root", "export_root")
+# No effect on the weights.
+WITHOUT_EFFECT = (*PLACES, "grid", "keep_every", "tensorboard")
 
 FIELDS = {field.name: field for field in dataclasses.fields(Config)}
 TYPES = typing.get_type_hints(Config)
@@ -296,7 +300,7 @@ def _read_toml(path: str) -> dict[str, Any]:
         values = tomllib.loads(files.read_text(path).removeprefix("\ufeff"))
     except OSError as error:
         raise UserError(f"--config: cannot read {path}: {error.strerror}") from error
-    except (ValueError, RecursionError) as error:
+    except ValueError as error:
         raise UserError(f"--config: {path} is not valid TOML: {error}") from error
     return {key: _typed(key, value, source=path) for key, value in values.items()}
 
@@ -305,7 +309,7 @@ def _typed(key: str, value, source: str = "configuration"):
     """A value read from TOML or JSON as the field's type: ints serve as floats, lists as tuples."""
     if key not in FIELDS:
         raise UserError(f"{source}: unknown key {key!r}; known: {', '.join(FIELDS)}")
-    if TYPES[key] is float and type(value) is int and abs(value) < MAX_FLOAT:
+    if TYPES[key] is float and type(value) is int:
         return float(value)
     if TYPES[key] == tuple[int, ...] and isinstance(value, list):
         return tuple(value)
@@ -316,27 +320,21 @@ def _check(field: dataclasses.Field, value) -> None:
     """Raises UserError when `value` is not of the field's type or outside its range."""
     name, limits, expected = field.name, field.metadata, TYPES[field.name]
     received = f"received {value!r:.200}"
-    items = (value,)
     if expected == tuple[int, ...]:
-        items = value if isinstance(value, tuple) else ()
-        if not items or any(type(item) is not int for item in items):
+        if not isinstance(value, tuple) or not value or {type(item) for item in value} != {int}:
             raise UserError(f"{name}: expected integers like 256,512; {received}")
     elif type(value) is not expected:
         raise UserError(f"{name}: expected {expected.__name__}; {received}")
-    for item in items:
-        if limits["choices"] and item not in limits["choices"]:
-            choices = ", ".join(map(str, limits["choices"]))
-            raise UserError(f"{name}: expected one of {choices}; {received}")
-        if item == field.default:  # which may stand for another value
-            continue
-        low, high = limits["at_least"], limits["below"]
-        # Written so that NaN fails too.
-        if low is not None and not low <= item < float("inf"):
+    if limits["choices"] and value not in limits["choices"]:
+        choices = ", ".join(map(str, limits["choices"]))
+        raise UserError(f"{name}: expected one of {choices}; {received}")
+    low, high = limits["at_least"], limits["below"]
+    for item in value if isinstance(value, tuple) else (value,):
+        # Written so that NaN fails too. A default may stand for another value.
+        if low is not None and not low <= item < float("inf") and item != field.default:
             raise UserError(f"{name}: expected a finite value >= {low}; {received}")
         if high is not None and not item < high:
             raise UserError(f"{name}: expected < {high}; {received}")
-        if low is not None and item > (most := MAX_INTEGER if type(item) is int else MAX_FLOAT):
-            raise UserError(f"{name}: expected at most {most:g}; {received}")
 
 
 def _as_toml(value) -> str:

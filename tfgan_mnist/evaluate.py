@@ -101,7 +101,7 @@ def _generate(source: generate.Source, num: int | None, seed: int, data_set: dat
     num, labels = num or protocol.NUM, None
     if source.num_classes and source.num_classes == data_set.num_classes:
         labels = protocol.draw_labels(data_set.train.labels, num, seed).tolist()
-    plan = generate.independent(source, num, labels, seed, generate.MAX_IMAGES)
+    plan = generate.independent(source, num, labels, seed)
     return generate.draw(source, plan), plan.labels
 
 

@@ -56,21 +56,21 @@ def add(parser: argparse.ArgumentParser, first=None) -> None:
     for name in FIELDS:
         if name in titles:
             group = parser.add_argument_group(titles[name])
-        (first if first and name in FIRST else group).add_argument(f"--{name}", **_details(name))
+        (first if first and name in FIRST else group).add_argument(f"--{name}", **details(name))
 
 
-def _details(name: str) -> dict[str, Any]:
+def details(name: str) -> dict[str, Any]:
     """The arguments of `add_argument` for a field."""
     limits, kind = FIELDS[name].metadata, TYPES[name]
     only = f" [{', '.join(limits['only'])}]" if limits["only"] else ""
     help_text = f"{limits['meaning']}{only} (default: {_shown(name)})"
-    details: dict[str, Any] = {"default": argparse.SUPPRESS, "help": help_text}
+    common: dict[str, Any] = {"default": argparse.SUPPRESS, "help": help_text}
     if kind is bool:
-        return details | {"action": argparse.BooleanOptionalAction}
+        return common | {"action": argparse.BooleanOptionalAction}
     if kind == tuple[int, ...]:
-        return details | {"type": _integers, "metavar": "N,N"}
+        return common | {"type": _integers, "metavar": "N,N"}
     metavar = {} if limits["choices"] else {"metavar": kind.__name__.upper()}
-    return details | {"type": kind, "choices": limits["choices"]} | metavar
+    return common | {"type": kind, "choices": limits["choices"]} | metavar
 
 
 def explicit(arguments: argparse.Namespace) -> dict[str, Any]:

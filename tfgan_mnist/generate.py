@@ -19,9 +19,7 @@ Output:
 """
 
 import argparse
-import contextlib
 import math
-import re
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -37,7 +35,6 @@ from tfgan_mnist.models import latents
 NUM = 100
 BATCH = 500  # images per call of the generator
 MAX_IMAGES = 100_000  # in memory: 78 MB at 28x28x1, 1.2 GB at 64x64x3
-MAX_IN_PICTURE = 10_000
 MAX_COLUMNS = 50  # labels side by side; more are laid out near to a square
 GIF_MILLISECONDS = 80
 
@@ -47,8 +44,7 @@ class Source(NamedTuple):
 
     name: str  # for reports
     latent_dim: int
-    conditional: bool
-    num_classes: int | None  # None: not conditional, or not known
+    num_classes: int | None  # None: not conditional
     # latents (B, Z) float32, labels (B,) int32 or None -> images (B, H, W, C) float32 in [-1, 1]
     sample: Callable[[np.ndarray, np.ndarray | None], np.ndarray]
     quality: str = ""  # of an export, for the screen
@@ -77,9 +73,13 @@ def from_run(run: Path) -> Source:
     from tfgan_mnist.training import checkpoints
 
     _, model = checkpoints.restore_run(run)
-    name, classes = runs.name_of(run, model.steps_done), model.num_classes
-    names = facts.class_names
-    return Source(name, model.latent_dim, bool(classes), classes, model.sample, class_names=names)
+    return Source(
+        runs.name_of(run, model.steps_done),
+        model.latent_dim,
+        model.num_classes,
+        model.sample,
+        class_names=facts.class_names,
+    )
 
 
 def from_saved_model(path: Path) -> Source:
@@ -89,53 +89,45 @@ def from_saved_model(path: Path) -> Source:
       path: the folder of a version, or a base path, of which the highest version is taken.
 
     Raises:
-      UserError: no SavedModel there, a damaged one, or one without our signatures.
+      UserError: no SavedModel there, a damaged one, or one without our signatures and card.
     """
     folder = versions.find_version(path)
     cli.start_tensorflow()
     import tensorflow as tf
 
     loaded = saved_model.load(folder)
-    _, inputs = loaded.signatures["serving_default"].structured_input_signature
-    latent_dim = inputs["latents"].shape[-1]
+    described = card.read(folder)
 
     def sample(latents, labels):
-        given = {"latents": latents} if labels is None else {"latents": latents, "labels": labels}
-        tensors = {key: tf.constant(value) for key, value in given.items()}
-        try:
-            # Through `loaded`: a signature alone does not keep its weights alive.
-            outputs = loaded.signatures["serving_default"](**tensors)
-        except tf.errors.InvalidArgumentError as error:
-            refused = re.search("assertion failed: (.*)", str(error))
-            if refused is None:
-                raise
-            raise UserError(f"{folder}: {refused[1]}") from error
+        inputs = {"latents": tf.constant(latents)}
+        if labels is not None:
+            inputs["labels"] = tf.constant(labels)
+        # Through `loaded`: a signature alone does not keep its weights alive.
+        outputs = loaded.signatures["serving_default"](**inputs)
         return outputs["images"].numpy() * 2.0 - 1.0
 
-    described: dict[str, Any] = {}
-    with contextlib.suppress(UserError):  # the model works without its card
-        described = card.read(folder)
-    classes, names = described.get("num_classes"), described.get("class_names", ())
-    quality = card.describe_quality(described)
-    name = f"export {'/'.join(folder.resolve().parts[-2:])}"
-    return Source(name, latent_dim, "labels" in inputs, classes, sample, quality, names)
+    return Source(
+        f"export {'/'.join(folder.resolve().parts[-2:])}",
+        described["latent_dim"],
+        described["num_classes"],
+        sample,
+        card.describe_quality(described),
+        described.get("class_names", ()),
+    )
 
 
 # What is made
 
 
-def independent(
-    source: Source, num: int | None, labels: list[int] | None, seed: int, most: int
-) -> Plan:
+def independent(source: Source, num: int | None, labels: list[int] | None, seed: int) -> Plan:
     """A plan in which each image has a latent of its own.
 
     Raises:
-      UserError: labels that do not suit the model, or more than `most` images.
+      UserError: labels that do not suit the model, or too many images.
     """
     classes = _classes(source, labels)
-    if num is None:
-        num = len(labels) if labels else NUM
-    _expect_at_most(most, num)
+    num = num or len(labels or ()) or NUM
+    _check_count(num)
     points = latents.draw(num, source.latent_dim, seed)
     square = math.ceil(math.sqrt(num))
     if classes is None:
@@ -144,17 +136,15 @@ def independent(
     return Plan(points, np.resize(classes, num), columns)  # resize repeats, or cuts
 
 
-def interpolated(
-    source: Source, steps: int, labels: list[int] | None, seed: int, most: int
-) -> Plan:
+def interpolated(source: Source, steps: int, labels: list[int] | None, seed: int) -> Plan:
     """A plan of the path from one latent to another, a row for each label.
 
     Raises:
-      UserError: labels that do not suit the model, or more than `most` images.
+      UserError: labels that do not suit the model, or too many images.
     """
     classes = _classes(source, labels)
     rows = 1 if classes is None else len(classes)
-    _expect_at_most(most, rows * steps)
+    _check_count(rows * steps)
     start, end = latents.draw(2, source.latent_dim, seed)
     points = np.tile(latents.interpolate(start, end, steps), (rows, 1))
     return Plan(points, None if classes is None else classes.repeat(steps), steps)
@@ -172,20 +162,16 @@ def draw(source: Source, plan: Plan) -> np.ndarray:
 
 def _classes(source: Source, labels: list[int] | None) -> np.ndarray | None:
     """Labels (K,) int32, as given or all classes; None for an unconditional model."""
-    if not source.conditional:
-        if labels:
-            raise UserError("--labels: expected none, since the model is not conditional")
-        return None
-    if labels is None:
-        if source.num_classes is None:
-            raise UserError(f"--labels: expected some, since there is no {card.CARD} with classes")
-        return np.arange(source.num_classes, dtype=np.int32)
-    return np.array(labels, np.int32)
+    if source.num_classes is not None:
+        return np.array(labels or range(source.num_classes), np.int32)
+    if labels:
+        raise UserError("--labels: expected none, since the model is not conditional")
+    return None
 
 
-def _expect_at_most(most: int, count: int) -> None:
-    if count > most:
-        raise UserError(f"expected at most {most:,} images in such an output; received {count:,}")
+def _check_count(count: int) -> None:
+    if count > MAX_IMAGES:
+        raise UserError(f"expected at most {MAX_IMAGES:,} images; received {count:,}")
 
 
 # Where images go to
@@ -224,16 +210,11 @@ def write_folder(path: Path, images: np.ndarray, plan: Plan) -> None:
             (partial / f"{i:05d}{label}.png").write_bytes(pictures.png_bytes(image))
 
 
-class Output(NamedTuple):
-    """A path, and the function that writes images there."""
-
-    path: Path
-    write: Callable[[Path, np.ndarray, Plan], None]
-    most: int  # images
+WRITERS = {".png": write_picture, ".gif": write_animation, ".npz": write_arrays}
 
 
-def choose_output(name: str, interpolating: bool) -> Output:
-    """The path and the writer of `--output`.
+def choose_output(name: str, interpolating: bool) -> tuple[Path, Callable]:
+    """The path of `--output`, and which of the writers above writes images there.
 
     Raises:
       UserError: an unknown ending, no interpolation for an animation, or a folder in use.
@@ -242,59 +223,36 @@ def choose_output(name: str, interpolating: bool) -> Output:
     if name.endswith("/") or path.is_dir():
         if path.exists() and any(path.iterdir()):
             raise UserError(f"--output: expected a new or an empty folder; {name} has files in it")
-        return Output(path, write_folder, MAX_IMAGES)
+        return path, write_folder
     kind = path.suffix.lower()
-    if kind == ".gif" and not interpolating:
-        raise UserError("--output: expected --interpolate=STEPS with a .gif, which shows the steps")
-    writers = {
-        ".png": Output(path, write_picture, MAX_IN_PICTURE),
-        ".gif": Output(path, write_animation, MAX_IN_PICTURE),
-        ".npz": Output(path, write_arrays, MAX_IMAGES),
-    }
-    if kind not in writers:
+    if kind not in WRITERS:
         raise UserError(
             f"--output: expected FILE.png, FILE.gif, FILE.npz or FOLDER/; received {name!r}"
         )
-    return writers[kind]
-
-
-def generate(
-    source: Source,
-    output: Output,
-    num: int | None = None,
-    labels: list[int] | None = None,
-    seed: int = 0,
-    steps: int | None = None,
-) -> int:
-    """Draws and writes images, and returns how many.
-
-    Raises:
-      UserError: labels that do not suit the model, or too many images.
-      OSError: they cannot be written.
-    """
-    if steps:
-        plan = interpolated(source, steps, labels, seed, output.most)
-    else:
-        plan = independent(source, num, labels, seed, output.most)
-    output.write(output.path, draw(source, plan), plan)
-    return len(plan.latents)
+    if kind == ".gif" and not interpolating:
+        raise UserError("--output: expected --interpolate=STEPS with a .gif, which shows the steps")
+    return path, WRITERS[kind]
 
 
 def main(arguments) -> None:
     steps = arguments.interpolate
     if steps and arguments.num:
         raise UserError("--num: expected none with --interpolate, which says how many images")
-    output = choose_output(arguments.output, interpolating=bool(steps))
+    path, write = choose_output(arguments.output, interpolating=bool(steps))
     if arguments.run is not None:
         source = from_run(Path(arguments.run))
     else:
         source = from_saved_model(Path(arguments.saved_model))
-    labels = None
-    if arguments.labels is not None:
-        labels = class_names.parse(arguments.labels, source.class_names, source.num_classes)
-    num = generate(source, output, arguments.num, labels, arguments.seed, steps)
+    labels = arguments.labels
+    if labels is not None:
+        labels = class_names.parse(labels, source.class_names, source.num_classes)
+    if steps:
+        plan = interpolated(source, steps, labels, arguments.seed)
+    else:
+        plan = independent(source, arguments.num, labels, arguments.seed)
+    write(path, draw(source, plan), plan)
     quality = f" ({source.quality})" if source.quality else ""
-    print(f"Wrote {num:,} images of {source.name}{quality} to {arguments.output}")
+    print(f"Wrote {len(plan.latents):,} images of {source.name}{quality} to {arguments.output}")
 
 
 def parser() -> cli.Parser:

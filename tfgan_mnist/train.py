@@ -16,10 +16,6 @@ if TYPE_CHECKING:  # flags are checked before TensorFlow starts
     from tfgan_mnist.data import ImageData, Split
     from tfgan_mnist.training.distribution import DistributionContext
 
-# These may differ between workers: each reads its own data, and only the chief writes.
-OWN_TO_WORKERS = (*configuration.PLACES, "grid", "keep_every", "tensorboard")
-MAX_SECONDS = 10_000_000  # a third of a year; timers have a limit
-
 
 def train(
     config: Config,
@@ -44,6 +40,7 @@ def train(
     """
     # Set up the devices; seed and precision first, as variables depend on them.
     cli.start_tensorflow()
+    from tfgan_mnist.data import order
     from tfgan_mnist.training import distribution, evaluation_callback, finish, fit, runtime
 
     with contextlib.ExitStack() as stack:
@@ -54,7 +51,10 @@ def train(
 
         # Load the data, and hold out training images for evaluations.
         image_data, facts = _load_data(config, context.is_chief)
-        images, held_out = _hold_out(image_data, config)
+        num_held_out = evaluation_callback.num_held_out(facts.num_images)
+        images, held_out = order.hold_out(
+            image_data.train, num_held_out if config.epochs_per_evaluation else 0
+        )
 
         # Resolve what the configuration leaves to the data and the machine.
         config = _resolve(config, facts, images, context)
@@ -97,23 +97,15 @@ def _load_data(config: Config, is_chief: bool) -> tuple["ImageData", runs.DataFa
     """The data set in memory as uint8, and what a run keeps of it."""
     from tfgan_mnist import data
 
-    image_size = config.image_size
-    if config.model in configuration.CONVOLUTIONAL and image_size % 4:
-        image_size -= image_size % 4
+    if config.model in configuration.CONVOLUTIONAL and config.image_size % 4:
+        smaller = config.image_size // 4 * 4
         if is_chief:
             print(
-                f"image_size: {image_size} instead of {config.image_size}, as the networks of "
+                f"image_size: {smaller} instead of {config.image_size}, as the networks of "
                 f"{config.model} need a multiple of 4"
             )
-    image_data = data.load(
-        config.dataset,
-        config.data_dir or None,
-        config.manual_dir or None,
-        image_size or None,
-        config.channels or None,
-        config.background,
-        config.skip_broken,
-    )
+        config = dataclasses.replace(config, image_size=smaller)
+    image_data = data.load(*config.data_source)
     if config.model == "cdcgan" and not image_data.num_classes:
         raise UserError(
             f"cdcgan: expected pictures with labels: a folder of pictures for each class, or an "
@@ -126,15 +118,6 @@ def _load_data(config: Config, is_chief: bool) -> tuple["ImageData", runs.DataFa
         image_data.fingerprint,
         image_data.shown_class_names,
     )
-
-
-def _hold_out(image_data: "ImageData", config: Config) -> tuple["Split", "Split"]:
-    """The images to train on, and those of evaluations."""
-    from tfgan_mnist.data import order
-    from tfgan_mnist.training import evaluation_callback
-
-    num = evaluation_callback.num_held_out(len(image_data.train.images))
-    return order.hold_out(image_data.train, num if config.epochs_per_evaluation else 0)
 
 
 def _resolve(
@@ -171,7 +154,8 @@ def _resolve(
         precision=runtime.resolve_precision(config.precision),
         xla=runtime.resolve_xla(config.xla),
     )
-    shared = dataclasses.asdict(config) | dict.fromkeys(OWN_TO_WORKERS)
+    # Each worker reads its own data, and only the chief writes.
+    shared = dataclasses.asdict(config) | dict.fromkeys(configuration.WITHOUT_EFFECT)
     shared["dataset"] = data.short_name(config.dataset)  # the facts compare the content
     distribution.expect_same(context, "configuration and data", f"{shared} {facts}")
     return config
@@ -179,12 +163,6 @@ def _resolve(
 
 def main(arguments) -> None:
     """Turns flags into a call of `train`."""
-    if not 0 <= arguments.wait_seconds < MAX_SECONDS:  # written so that NaN fails too
-        raise UserError(
-            f"--wait_seconds: expected 0 to {MAX_SECONDS:,}; received {arguments.wait_seconds}"
-        )
-    if arguments.run and arguments.resume:
-        raise UserError("--run and --resume: expected one of them; --run resumes as well")
     explicit = flags.explicit(arguments)
     run, saved = None, None
     if arguments.resume:
@@ -210,8 +188,9 @@ def parser() -> cli.Parser:
     parser = cli.Parser("train", __doc__, flags.ALSO_CALLED)
     first = parser.add_argument_group("used most")
     first.add_argument("--config", metavar="FILE", help="TOML file with some of the values below")
-    first.add_argument("--resume", metavar="RUN", help="go on with the run in this folder")
-    first.add_argument(
+    place = first.add_mutually_exclusive_group()
+    place.add_argument("--resume", metavar="RUN", help="go on with the run in this folder")
+    place.add_argument(
         "--run",
         metavar="RUN",
         help="folder to train in: begins a run there, or goes on with it; the command to repeat "

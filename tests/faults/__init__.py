@@ -1,1 +1,1 @@
-"""Faults done to the train command: kills, full disks, damaged and changed files."""
+"""Faults done to the train command: kills at any moment."""

@@ -1,4 +1,4 @@
-"""Runs the train command, with an action before a certain change of files.
+"""Runs the train command, and kills it before a certain change of files.
 
 python -m tests.faults.audited ACTION FOLDER [--flag=value ...]
 

@@ -200,8 +200,7 @@ def evaluate(
     some = pixels[:NEAREST]
     nearest, distances = neighbours.nearest_images(some, train.images)
     values |= _nearness(nearest, distances, train.images)
-    copying = _copying(distances, _cells(logits)[:NEAREST], real)
-    values |= {key: value for key, value in copying.items() if key in real.baseline}
+    values |= _copying(distances, _cells(logits)[:NEAREST], real)
     results = {
         "source": source,
         "dataset": data_set.name,
@@ -213,9 +212,7 @@ def evaluate(
         "features": extractor.version,
         "seed": seed,
         "floor_seed": BASELINE_SEED,  # "floor" is the baseline in all versions of these files
-        "scores": values,
-        "floor": {key: real.baseline[key] for key in values},
-        "fid_interval": list(metrics.frechet_interval(real.statistics, features)),
+        **_beside_real(values, features, real),
         "class_histogram": predicted_classes(logits).tolist(),
         "real_class_histogram": real.histogram.tolist(),
         "class_names": list(data_set.shown_class_names),
@@ -270,11 +267,18 @@ def _scores_by(
     """The scores of samples uint8 (N, H, W, C) by other features, for the report."""
     real = reference(extractor, data_set, len(pixels), data_dir, nearest=False)
     features, logits = extractor.features_and_logits(pixels)
-    values = scores(features, logits, real)
+    found = _beside_real(scores(features, logits, real), features, real)
+    return {"features": extractor.version, **found}
+
+
+def _beside_real(
+    values: dict[str, float], features: np.ndarray, real: Reference
+) -> dict[str, dict[str, float] | list[float]]:
+    """The scores of features (N, d) that real images have too, and those of these."""
+    both = values.keys() & real.baseline.keys()  # of few real images some cannot be computed
     return {
-        "features": extractor.version,
-        "scores": values,
-        "floor": {key: real.baseline[key] for key in values},
+        "scores": {key: value for key, value in values.items() if key in both},
+        "floor": {key: real.baseline[key] for key in values if key in both},
         "fid_interval": list(metrics.frechet_interval(real.statistics, features)),
     }
 

@@ -54,8 +54,7 @@ class SampleGrid(keras.callbacks.Callback):
     ):
         super().__init__()
         self.class_names = class_names
-        rows, columns = grid.split("x")
-        self.rows, self.columns = int(rows), int(columns)
+        self.rows, self.columns = map(int, grid.split("x"))
         self.folder = Path(folder) / runs.SAMPLES
         self.writer = None
         if tensorboard:

@@ -1,8 +1,6 @@
 """Checkpoints: the whole state of training, complete on disk or absent."""
 
-import contextlib
 import json
-import re
 from pathlib import Path
 
 import keras
@@ -55,8 +53,7 @@ def prune(run: Path, step: int) -> None:
     needed = [_path(run, each) for each in (step, runs.best_step(run)) if each is not None]
     for old in found(run)[KEEP:]:
         if old not in needed:
-            with contextlib.suppress(OSError):  # the next call tries again
-                files.remove(old)
+            files.remove(old)
 
 
 def restore(run: Path, model: GAN, step: int | None = None) -> int:
@@ -130,33 +127,25 @@ def restore_run(run: str | Path) -> tuple[Config, GAN]:
     """
     run = Path(run)
     config, facts = runs.read(run)
-    # The precision of the training, as loss scales are part of its state.
-    policy = keras.config.dtype_policy()
-    keras.config.set_dtype_policy(runtime.resolve_precision(config.precision))
-    try:
+    with runtime.restored():
+        # The precision of the training, as loss scales are part of its state.
+        keras.config.set_dtype_policy(runtime.resolve_precision(config.precision))
         model = build.build(config, facts.image_shape, facts.num_classes)
-    finally:
-        keras.config.set_dtype_policy(policy)
     restore(run, model, runs.best_step(run))
     return config, model
 
 
 def found(run: Path) -> list[Path]:
     """The checkpoints of a run, the newest first."""
-    paths = (run / FOLDER).glob("step_*")
-    return sorted((p for p in paths if re.fullmatch(r"step_\d{8}", p.name)), reverse=True)
+    return sorted((run / FOLDER).glob("step_" + 8 * "[0-9]"), reverse=True)
 
 
 def _other_versions(path: Path) -> str:
     """How the versions that wrote a checkpoint differ: "keras 3.9.2 (here 3.15.1)", or ""."""
-    try:
-        by = files.read_json(path / VERSIONS)
-    except (OSError, UserError):
-        return ""  # damaged, or older than this file
+    file, here = path / VERSIONS, _versions()
+    by = files.read_json(file) if file.exists() else here  # older checkpoints have none
     return " and ".join(
-        f"{package} {by.get(package)} (here {here})"
-        for package, here in _versions().items()
-        if by.get(package) != here
+        f"{name} {by[name]} (here {here[name]})" for name in here if by[name] != here[name]
     )
 
 

@@ -34,7 +34,7 @@ def find() -> Cluster | None:
     """
     if described := os.environ.get("TF_CONFIG"):
         return _tf_config_cluster(described)
-    if _slurm_number("SLURM_STEP_NUM_TASKS", 1) > 1:
+    if int(os.environ.get("SLURM_STEP_NUM_TASKS", 1)) > 1:
         return _slurm_cluster()
     return None
 
@@ -48,23 +48,13 @@ def _tf_config_cluster(described: str) -> Cluster | None:
         chiefs = jobs.get("chief", [])
         addresses = [*chiefs, *jobs.get("worker", [])]
         index = {"chief": 0, "worker": len(chiefs)}[task["type"]] + int(task["index"])
-        if set(jobs) - {"chief", "worker"} or index < 0 or ":" not in addresses[index]:
-            raise ValueError("expected chief and worker tasks only, and an address for this one")
+        if set(jobs) - {"chief", "worker"} or index >= len(addresses):
+            raise ValueError("expected chief and worker tasks only, and this one among them")
+        return Cluster(addresses, index)
     except (ValueError, LookupError, TypeError, AttributeError) as error:
         raise UserError(
             'TF_CONFIG: expected {"cluster": {"worker": ["host:port", ...]}, "task": {"type": '
             f'"worker", "index": 0}}}}; received {described[:1000]} ({error!r})'
-        ) from error
-    return Cluster(addresses, index)
-
-
-def _slurm_number(name: str, default: int) -> int:
-    value = os.environ.get(name, default)
-    try:
-        return int(value)
-    except ValueError as error:
-        raise UserError(
-            f"{name}: expected a number, as srun sets it; received {value!r}"
         ) from error
 
 
@@ -73,15 +63,12 @@ def _slurm_cluster() -> Cluster:
     import tensorflow as tf
 
     # Jobs on one machine need different ports, so these depend on the job's number.
-    first_port = 20_000 + _slurm_number("SLURM_JOB_ID", 0) % 1_000 * 10
-    try:
-        # SLURM assigns GPUs itself (`--gpus-per-task`); the resolver fails where there are none.
-        resolver = tf.distribute.cluster_resolver.SlurmClusterResolver(
-            port_base=first_port, gpus_per_node=1_000, gpus_per_task=1, auto_set_gpu=False
-        )
-        addresses = resolver.cluster_spec().job_tasks("worker")
-    except (RuntimeError, ValueError, LookupError) as error:
-        raise UserError(f"SLURM: expected the environment of an srun step: {error}") from error
+    first_port = 20_000 + int(os.environ.get("SLURM_JOB_ID", 0)) % 1_000 * 10
+    # SLURM assigns GPUs itself (`--gpus-per-task`); the resolver fails where there are none.
+    resolver = tf.distribute.cluster_resolver.SlurmClusterResolver(
+        port_base=first_port, gpus_per_node=1_000, gpus_per_task=1, auto_set_gpu=False
+    )
+    addresses = resolver.cluster_spec().job_tasks("worker")
 
     def by_number(address: str) -> list[tuple[str, int]]:
         """Sorts node2 before node10, as SLURM ranks them and the resolver does not."""
@@ -119,7 +106,7 @@ def wait_for_all(cluster: Cluster, wait_seconds: float) -> None:
     def connect(address: str) -> bool:
         host, _, port = address.rpartition(":")
         with (
-            contextlib.suppress(OSError, ValueError, OverflowError),
+            contextlib.suppress(OSError),
             socket.create_connection((host, int(port)), timeout=CONNECT_SECONDS) as connection,
         ):
             connection.sendall(b"%d\n" % cluster.worker_index)
@@ -129,7 +116,7 @@ def wait_for_all(cluster: Cluster, wait_seconds: float) -> None:
     port = cluster.addresses[cluster.worker_index].rpartition(":")[2]
     try:
         server = Server(("", int(port)), Answer)
-    except (OSError, ValueError, OverflowError) as error:
+    except (OSError, ValueError) as error:
         raise UserError(
             f"worker {cluster.worker_index}: expected to listen on port {port} of this machine, "
             f"as the cluster's description says; received: {error}"

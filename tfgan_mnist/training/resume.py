@@ -17,9 +17,8 @@ if TYPE_CHECKING:  # commands check their flags before they start TensorFlow
 # All else has to stay, or it would be another run. More epochs stretch the learning rates' decay,
 # so that the rates jump up where the run goes on.
 MAY_CHANGE = (
-    *configuration.PLACES,
+    *configuration.WITHOUT_EFFECT,
     *("epochs", "sync_batch_norm", "on_collapse", "skip_broken"),
-    *("grid", "keep_every", "tensorboard"),
 )
 
 
@@ -28,8 +27,6 @@ def expect_same_config(run: Path, former: Config, received: Config) -> None:
     for key, value in dataclasses.asdict(former).items():
         if key == "dataset" and os.path.isabs(value):
             continue  # pictures may lie elsewhere now; it is their content that has to be the same
-        if key == "xla" and value == "auto":
-            continue  # a run of before this option; the machine decided then too
         if key not in MAY_CHANGE and getattr(received, key) != value:
             raise UserError(
                 f"{key}: {run} was begun with {value!r}; received {getattr(received, key)!r}. "
@@ -60,10 +57,6 @@ def open_run(
 def _expect_same_data(
     run: Path, former: runs.DataFacts, received: runs.DataFacts, config: Config
 ) -> None:
-    if not former.fingerprint:  # an old run
-        former = former._replace(fingerprint=received.fingerprint)
-    if not former.class_names:  # likewise
-        former = former._replace(class_names=received.class_names)
     pairs = zip(former._fields, former, received)
     differences = [f"{key} {was!r}, now {now!r}" for key, was, now in pairs if was != now]
     if differences:

@@ -80,15 +80,11 @@ def steps_per_execution(num_replicas: int) -> int:
     return 16 if num_replicas == 1 and optimizers.on_gpu() else 1
 
 
-def num_cores() -> int:
-    """The CPU cores that this process may use; macOS has only their total."""
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
-
-
 def describe() -> str:
     """The devices and the precision: "2 CPU cores, float32"."""
     gpus = tf.config.list_physical_devices("GPU")
-    devices = f"{len(gpus)} GPU" if gpus else f"{num_cores()} CPU cores"
+    # macOS has only the total of cores, not those that this process may use.
+    here = hasattr(os, "sched_getaffinity")
+    cores = len(os.sched_getaffinity(0)) if here else os.cpu_count()
+    devices = f"{len(gpus)} GPU" if gpus else f"{cores} CPU cores"
     return f"{devices}, {keras.config.dtype_policy().name}"
