@@ -9,7 +9,7 @@ import keras
 import tensorflow as tf
 
 from tfgan_mnist.models import augment as augmentation
-from tfgan_mnist.models import draws, inputs, losses, mlp, networks, optimizers, replicas, rules
+from tfgan_mnist.models import inputs, losses, mlp, networks, optimizers, replicas, rules
 from tfgan_mnist.models.base import AdversarialModel, DiscriminatorOutput, number
 from tfgan_mnist.models.optimizers import Adam
 from tfgan_mnist.models.running_means import RunningMeans
@@ -155,7 +155,7 @@ class GAN(AdversarialModel):
         if self.gradient_penalty:
             # The seed's complement keeps this stream apart from the latents', whose seeds are >= 0.
             uniform, num = tf.random.stateless_uniform, replicas.num_rows(reals)
-            alpha = draws.draw(uniform, num, 1, ~self.seed, draw)
+            alpha = replicas.draw(uniform, num, 1, ~self.seed, draw)
             alpha = tf.reshape(alpha, [-1, 1, 1, 1])
             penalty += self.gradient_penalty * losses.gradient_penalty(
                 logits_of, reals, fakes, alpha
@@ -164,7 +164,7 @@ class GAN(AdversarialModel):
 
     def _draw_latents(self, num, draw):
         """N(0, 1) latents (num, Z) of this replica."""
-        return draws.draw(tf.random.stateless_normal, num, self.latent_dim, self.seed, draw)
+        return replicas.draw(tf.random.stateless_normal, num, self.latent_dim, self.seed, draw)
 
     def _altered(self, images, draw, use: int):
         """Images (B, H, W, C) as D sees them; `use` 0 to 2 of a draw are altered independently."""
