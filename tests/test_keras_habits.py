@@ -60,7 +60,7 @@ def test_an_objective_of_ones_own(loss, tmp_path):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ({"optimizer": "adam"}, "optimizer: expected two optimizers, d_optimizer and g_optimizer"),
+        ({"optimizer": "adam"}, "optimizer: expected none. Two networks have d_optimizer"),
         ({"metrics": ["mae"]}, "metrics: expected none"),
         ({"weighted_metrics": ["mae"]}, "weighted_metrics: expected none"),
         ({"loss_weights": [1, 2]}, "loss_weights: expected none"),
