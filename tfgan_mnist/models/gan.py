@@ -251,16 +251,14 @@ class GAN(AdversarialModel):
         """Sets how the two networks learn, and returns the model.
 
         Args:
-          d_optimizer: Keras optimizer of the discriminator. Default: the recipe's Adam.
-          g_optimizer: likewise of the generator; both are given, or none.
+          d_optimizer, g_optimizer: Keras optimizers, both or none. Default: the recipe's Adam.
           loss: a key of `losses.OBJECTIVES`, or an own `losses.Objective`: a pair of functions of
             logits, (real, fake) -> (B,) of the discriminator and (fake, real) -> (B,) of the
             generator.
-          discriminator_steps: k of Algorithm 1, discriminator updates per generator update. The
-            batch is split into k equal parts, one for each.
+          discriminator_steps: k of Algorithm 1: updates of D, each on a part of the batch.
           label_smoothing: lowers D's target for real images from 1 (Salimans et al. 2016).
-          r1: gamma; adds gamma / 2 |dD/dx|^2 at real images to D's loss (Mescheder et al. 2018).
-          r2: the same at generated images.
+          r1, r2: gamma; adds gamma / 2 |dD/dx|^2 to D's loss, at real and at generated images
+            (Mescheder et al. 2018).
           gradient_penalty: weight of (|dD/dx| - 1)^2 between real and generated images (Gulrajani
             et al. 2017). Default: 10 for "wasserstein", else 0.
           decay_steps: training steps in which the default optimizers' learning rates fall to 5 %
@@ -270,15 +268,13 @@ class GAN(AdversarialModel):
           **kwargs: `run_eagerly` and `steps_per_execution` of `keras.Model.compile`.
 
         Raises:
-          ValueError: unknown loss, a value out of its range, a penalty on a discriminator with
-            batch norm, or an argument of Keras that has no meaning for two networks.
+          ValueError: unknown loss, a penalty on a discriminator with batch norm, or an argument of
+            Keras that has no meaning for two networks.
         """
         for name in ("optimizer", "metrics", "weighted_metrics", "loss_weights"):
             if name in kwargs:
-                raise ValueError(
-                    f"{name}: expected none. Two networks have d_optimizer and g_optimizer, and no "
-                    "targets that metrics compare with; a callback may score model.sample()"
-                )
+                advice = "Two networks have d_optimizer and g_optimizer, and no targets for metrics"
+                raise ValueError(f"{name}: expected none. {advice}; a callback may score samples")
         objective, augmentations = losses.get(loss, label_smoothing), rules.augmentations(augment)
         if discriminator_steps < 1:
             raise ValueError(f"discriminator_steps: expected >= 1; received {discriminator_steps}")
@@ -302,8 +298,8 @@ class GAN(AdversarialModel):
         self.means = RunningMeans(self.log_keys, ("d_gradient_norm", "g_gradient_norm"))
         self._skipped_before = 0
         self._skipped_before = self.skipped_updates  # of optimizers that are no longer here
-        of_steps = {"discriminator_steps": discriminator_steps, "jit_compile": jit_compile}
         of_loss = {"loss": loss, "label_smoothing": label_smoothing, "augment": augment}
+        of_steps = {"discriminator_steps": discriminator_steps, "jit_compile": jit_compile}
         self._compile_arguments = of_loss | penalties | of_steps | kwargs
         return self
 
