@@ -60,7 +60,7 @@ def test_an_objective_of_ones_own(loss, tmp_path):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ({"optimizer": "adam"}, "optimizer: expected two optimizers, d_optimizer and g_optimizer"),
+        ({"optimizer": "adam"}, "optimizer: expected none. Two networks have d_optimizer"),
         ({"metrics": ["mae"]}, "metrics: expected none"),
         ({"loss": discriminator_loss}, "loss: expected one of .* or a pair of functions"),
         ({"loss": OWN, "label_smoothing": 0.1}, "label_smoothing: expected 0"),

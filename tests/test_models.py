@@ -1,7 +1,7 @@
 """The three models: their networks, what they accept, and what a Keras user does with them."""
 
-import copy
 import random
+import re
 import threading
 
 import keras
@@ -10,7 +10,6 @@ import pytest
 import tensorflow as tf
 from tiny_training import (
     CLASSES,
-    MODELS,
     SHAPE,
     assert_same,
     batch,
@@ -24,9 +23,10 @@ from tiny_training import (
 from tfgan_mnist import CDCGAN, DCGAN, GAN
 from tfgan_mnist.config import resolve
 from tfgan_mnist.models import cdcgan, dcgan
-from tfgan_mnist.models.layers import BatchNormalization
 from tfgan_mnist.models.mlp import mlp_discriminator, mlp_generator
 from tfgan_mnist.training.build import build
+
+FLAT, DENSE, CONVOLUTION = keras.layers.Flatten, keras.layers.Dense, keras.layers.Conv2D
 
 # --- The networks --------------------------------------------------------------------------------
 
@@ -47,62 +47,58 @@ def test_a_models_defaults_are_its_recipe(kind, parameters):
     networks = by_default.generator, by_default.discriminator
     assert tuple(network.count_params() for network in networks) == parameters
     for network, other in zip(networks, (by_recipe.generator, by_recipe.discriminator)):
-        layers = [layer.get_config() | {"name": ""} for layer in network.layers]
-        others = [layer.get_config() | {"name": ""} for layer in other.layers]
-        assert [str(a) for a in layers] == [str(b) for b in others]
-    for which in ("d_optimizer", "g_optimizer"):
-        one, other = (getattr(model, which) for model in (by_default, by_recipe))
-        rates, rates_of_other = (
-            each.get_config()["learning_rate"]["config"] for each in (one, other)
-        )
-        assert rates == pytest.approx(rates_of_other)
-        assert (one.beta_1, one.beta_2) == (other.beta_1, other.beta_2)
-        rate = float(getattr(kind().compile(), which).learning_rate)  # which stays
-        assert rate == pytest.approx(rates["initial_learning_rate"])
+        layers = [str(layer.get_config() | {"name": ""}) for layer in network.layers]
+        assert layers == [str(layer.get_config() | {"name": ""}) for layer in other.layers]
+    of_default, of_recipe = (
+        [each.get_config() | {"name": ""} for each in model.optimizer.optimizers]
+        for model in (by_default, by_recipe)
+    )
+    assert str(of_default) == str(of_recipe)
+    by_default.compile()  # whose learning rates stay
+    for config_of, optimizer in zip(of_default, by_default.optimizer.optimizers):
+        first = config_of["learning_rate"]["config"]["initial_learning_rate"]
+        assert float(optimizer.learning_rate) == pytest.approx(first)
     assert by_default.ema == config.ema
     assert by_default.latent_dim == config.latent_dim == 100
 
 
 def test_default_networks_fit_other_images_and_classes():
     assert DCGAN(image_shape=(64, 64, 3)).image_shape == (64, 64, 3)
-    letters = CDCGAN(num_classes=26)
-    assert letters.num_classes == 26
-    assert letters.sample(letters.latents(2), [0, 25]).shape == (2, 28, 28, 1)
-    own = CDCGAN(cdcgan.cdcgan_generator(num_classes=5), image_shape=(28, 28, 1))
-    assert own.num_classes == 5
+    assert CDCGAN(num_classes=26, image_shape=(8, 8, 1)).num_classes == 26
+    five = CDCGAN(cdcgan.cdcgan_generator((8, 8, 1), num_classes=5))
+    assert (five.num_classes, five.image_shape) == (5, (8, 8, 1))
+    packs = DCGAN(image_shape=(8, 8, 3), packing=2).discriminator
+    assert packs.inputs[0].shape[1:] == (8, 8, 6)
+    assert DCGAN(discriminator=packs, packing=2).image_shape == (8, 8, 3)
 
 
 def test_the_seed_alone_determines_the_first_weights():
-    first, other = DCGAN(seed=3), DCGAN(seed=4)
+    first, other = GAN(seed=3), GAN(seed=4)
     random.random()
     before = random.getstate()
-    again = DCGAN(seed=3)
+    again = GAN(seed=3)
     assert random.getstate() == before
     assert not changed(first.get_weights(), again.get_weights())
     assert changed(first.generator.get_weights(), other.generator.get_weights())
 
 
-def test_the_papers_network_at_64_pixels():
-    options = {"width": 128, "kernel_size": 5, "hidden_dense": False}
+def test_without_hidden_dense_layers_dcgan_is_the_papers():
+    """Its network at 64 pixels, at a 16th of its width, and its five guidelines."""
+    options = {"width": 8, "kernel_size": 5, "hidden_dense": False}
     generator = dcgan.dcgan_generator((64, 64, 3), **options)
+    discriminator = dcgan.dcgan_discriminator((64, 64, 3), **options)
     shapes = [tuple(layer.output.shape[1:]) for layer in generator.layers]
-    path = [(4, 4, 1024), (8, 8, 512), (16, 16, 256), (32, 32, 128), (64, 64, 3)]
+    path = [(4, 4, 64), (8, 8, 32), (16, 16, 16), (32, 32, 8), (64, 64, 3)]
     assert [shape for shape in dict.fromkeys(shapes) if len(shape) == 3] == path
-    layers = dcgan.dcgan_discriminator((64, 64, 3), **options).layers
-    filters = [layer.filters for layer in layers if isinstance(layer, keras.layers.Conv2D)]
-    assert filters == [128, 256, 512, 1024]
-
-
-def test_without_hidden_dense_layers_dcgan_keeps_the_five_guidelines():
-    generator = dcgan.dcgan_generator(hidden_dense=False)
-    discriminator = dcgan.dcgan_discriminator(hidden_dense=False)
+    of_discriminator = [each for each in discriminator.layers if isinstance(each, CONVOLUTION)]
+    assert [layer.filters for layer in of_discriminator] == [8, 16, 32, 64]
     layers = generator.layers + discriminator.layers
     kinds = {type(layer).__name__ for layer in layers}
     assert not {kind for kind in kinds if "Pool" in kind or "UpSampling" in kind}
-    convolutions = (keras.layers.Conv2D, keras.layers.Conv2DTranspose)
+    convolutions = (CONVOLUTION, keras.layers.Conv2DTranspose)
     assert {layer.strides for layer in layers if isinstance(layer, convolutions)} == {(2, 2)}
     # Dense layers are G's "project and reshape" and D's logit alone.
-    assert sum(isinstance(layer, keras.layers.Dense) for layer in layers) == 2
+    assert sum(isinstance(layer, DENSE) for layer in layers) == 2
     normalised = [isinstance(layer, keras.layers.BatchNormalization) for layer in layers]
     ends = len(generator.layers)
     assert any(normalised[:ends]) and any(normalised[ends:])
@@ -125,22 +121,12 @@ def test_hidden_dense_layers(side, convolutions):
     assert discriminator.layers[-4].units == 4 * 2**convolutions
 
 
-def test_label_planes_are_one_hot_at_every_pixel():
-    labels = np.array([3, 0], np.int32)
-    images = np.zeros((2, 4, 4, 1), np.float32)
-    planes = np.array(cdcgan.with_planes(images, keras.ops.one_hot(labels, 5)))[..., 1:]
-    for row, label in enumerate(labels):
-        np.testing.assert_array_equal(planes[row], np.tile(np.eye(5)[label], (4, 4, 1)))
-
-
 @pytest.mark.parametrize(
     "options",
     [
-        {},
-        {"conditioning": "planes", "embedding_dim": 5},
         {"class_head": True},
+        {"conditioning": "planes", "embedding_dim": 5, "hidden_dense": True},
         {"spectral_norm": True, "d_batch_norm": False},
-        {"hidden_dense": True, "conditioning": "planes"},
     ],
 )
 def test_labels_reach_both_networks(options):
@@ -181,65 +167,32 @@ def discriminator(*layers, shape=SHAPE):
     return keras.Sequential([keras.Input(shape), *layers], name="discriminator")
 
 
-def nested_batch_norm():
-    inner = keras.Sequential([keras.Input((64,)), BatchNormalization(), keras.layers.Dense(1)])
-    return discriminator(keras.layers.Flatten(), inner)
+def gan(discriminator, **options):
+    return GAN(mlp_generator(SHAPE), discriminator, **options)
 
 
-FLAT, DENSE = keras.layers.Flatten, keras.layers.Dense
+SIGMOID = keras.Sequential([keras.Input((64,)), DENSE(1, "sigmoid")])
+TEN_CLASSES, THREE_CLASSES = {"width": 4}, {"width": 4, "num_classes": 3}
 
 
 @pytest.mark.parametrize(
     ("make", "message"),
     [
+        (lambda: gan(mlp_discriminator((8, 8, 3))), "inputs of shapes [(8, 8, 1)]"),
+        (lambda: gan(mlp_discriminator(SHAPE), packing=2), "inputs of shapes [(8, 8, 2)]"),
+        (lambda: gan(discriminator(FLAT(), DENSE(2))), "outputs [(1,)]; received"),
+        (lambda: gan(discriminator(FLAT(), SIGMOID)), "received the output of a sigmoid"),
+        (lambda: GAN(discriminator(FLAT())), "expected images (H, W, C); received (64,)"),
         (
-            lambda: GAN(mlp_generator((8, 8, 3)), mlp_discriminator(SHAPE)),
-            r"expected images of one shape; received generator \(8, 8, 3\), discriminator",
+            lambda: GAN(discriminator(CONVOLUTION(1, 1))),
+            "expected inputs of shapes [(1,",
         ),
-        (
-            lambda: GAN(mlp_generator(SHAPE), image_shape=(28, 28, 1)),
-            r"received image_shape \(28, 28, 1\), generator \(8, 8, 1\)",
-        ),
-        (
-            lambda: GAN(mlp_generator(SHAPE), discriminator(FLAT(), DENSE(1, "sigmoid"))),
-            "expected logits.*received the output of a sigmoid",
-        ),
-        (
-            lambda: GAN(
-                mlp_generator(SHAPE),
-                discriminator(FLAT(), keras.Sequential([keras.Input((64,)), DENSE(1, "sigmoid")])),
-            ),
-            "received the output of a sigmoid",
-        ),
-        (
-            lambda: GAN(mlp_generator(SHAPE), discriminator(FLAT(), DENSE(2))),
-            r"expected logits of shape \(B, 1\); received \(None, 2\)",
-        ),
-        (
-            lambda: GAN(mlp_generator(SHAPE), discriminator(keras.layers.Conv2D(1, 3))),
-            r"expected logits of shape \(B, 1\); received \(None, 6, 6, 1\)",
-        ),
-        (
-            lambda: GAN(discriminator(keras.layers.Conv2D(1, 1)), mlp_discriminator(SHAPE)),
-            r"expected latents of shape \(B, Z\)",
-        ),
-        (
-            lambda: CDCGAN(mlp_generator(SHAPE), mlp_discriminator(SHAPE)),
-            "generator: expected the inputs latents, labels; received 1",
-        ),
+        (lambda: CDCGAN(mlp_generator()), "generator: expected inputs of shapes [(100,), ()]"),
         (
             lambda: CDCGAN(
-                cdcgan.cdcgan_generator(num_classes=3), cdcgan.cdcgan_discriminator(num_classes=4)
+                cdcgan.cdcgan_generator(**THREE_CLASSES), cdcgan.cdcgan_discriminator(**TEN_CLASSES)
             ),
-            "num_classes: expected 4 in both networks; received 3, 4",
-        ),
-        (
-            lambda: CDCGAN(
-                cdcgan.cdcgan_generator(),
-                cdcgan.cdcgan_discriminator(class_head=True),
-                num_classes=26,
-            ),
-            "num_classes: expected 26 in both networks; received 10",
+            "num_classes: expected 10 in both networks; received 3, 10",
         ),
         (
             lambda: cdcgan.cdcgan_discriminator(conditioning="planes", class_head=True),
@@ -248,13 +201,15 @@ FLAT, DENSE = keras.layers.Flatten, keras.layers.Dense
         (lambda: dcgan.dcgan_generator((30, 30, 1)), "multiple of 4, at least 8; received 30x30"),
         (
             lambda: dcgan.dcgan_discriminator(batch_norm=False),
-            "hidden_dense: expected a discriminator with batch norm",
+            "hidden_dense: expected",
         ),
+        (lambda: GAN(packing=0), "packing: expected >= 1"),
+        (lambda: CDCGAN(packing=2), "1 for a conditional model; received 2"),
         (lambda: GAN(ema=1.0), "ema: expected 0 <= ema < 1; received 1.0"),
     ],
 )
 def test_networks_that_do_not_fit_are_refused(make, message):
-    with pytest.raises(ValueError, match=message):
+    with pytest.raises(ValueError, match=re.escape(message)):
         make()
 
 
@@ -263,19 +218,11 @@ def test_networks_that_do_not_fit_are_refused(make, message):
     [
         ({"loss": "huber"}, "loss: expected one of minimax"),
         ({"discriminator_steps": 0}, "discriminator_steps: expected >= 1; received 0"),
-        ({"r1": -1.0}, "r1: expected >= 0; received -1.0"),
         ({"r1": 1.0}, "r1: expected a discriminator without batch norm"),
         ({"loss": "wasserstein"}, "gradient_penalty: expected a discriminator without batch norm"),
-        ({"label_smoothing": 2.0}, "label_smoothing: expected 0 <= value < 1; received 2.0"),
         ({"label_smoothing": 0.1, "loss": "hinge"}, "label_smoothing: expected a loss of minimax"),
-        (
-            {"d_optimizer": "adam", "g_optimizer": keras.optimizers.Adam(use_ema=True)},
-            "expected use_ema=False",
-        ),
-        (
-            {"d_optimizer": "adam", "g_optimizer": "adam", "decay_steps": 9},
-            "decay_steps: expected none with optimizers of your own",
-        ),
+        ({"augment": "color,flip"}, "augment: expected some of"),
+        ({"d_optimizer": "adam", "g_optimizer": "adam", "decay_steps": 9}, "decay_steps: expected"),
         ({"d_optimizer": "adam"}, "expected both d_optimizer and g_optimizer, or none"),
         (
             dict.fromkeys(("d_optimizer", "g_optimizer"), keras.optimizers.Adam()),
@@ -284,32 +231,30 @@ def test_networks_that_do_not_fit_are_refused(make, message):
     ],
 )
 def test_wrong_compile_arguments_are_refused(arguments, message):
+    inner = [keras.Input((64,)), keras.layers.BatchNormalization(), DENSE(1)]
     with pytest.raises(ValueError, match=message):
-        GAN(mlp_generator(SHAPE), nested_batch_norm()).compile(**arguments)
+        gan(discriminator(FLAT(), keras.Sequential(inner))).compile(**arguments)
 
 
 # --- Images and labels: the door -----------------------------------------------------------------
 
 
-@pytest.mark.parametrize("method", ["fit", "test_on_batch"])
-def test_pixels_gray_images_and_columns_of_labels_are_converted(method):
-    images, labels = batch()
-    pixels = np.clip(np.rint((images + 1) * 127.5), 0, 255).astype(np.uint8)
-    quiet = {"verbose": 0} if method == "fit" else {}
-    results = []
-    for x, y in (
-        (pixels / np.float32(127.5) - 1, labels),
-        (pixels, labels),
-        (pixels[..., 0].astype(np.int64), labels[:, None]),
-    ):
-        model = tiny("cdcgan", class_head=True)
-        getattr(model, method)(x, y, **quiet)
-        results.append([*values(model.discriminator.weights), *values(model.means.variables)])
-    for other in results[1:]:
-        assert_same(results[0], other, rtol=1e-6, atol=1e-6)
+@pytest.fixture(scope="module")
+def conditional():
+    """A model that no test trains."""
+    return tiny("cdcgan", class_head=True)
 
 
-@pytest.mark.parametrize("as_dataset", [False, True])
+def test_pixels_gray_images_and_columns_of_labels_are_converted(conditional):
+    """Of a pale sketch, whose pixels may all lie in [0, 1] of [-1, 1]."""
+    pixels = np.random.default_rng(0).integers(140, 256, (8, *SHAPE)).astype(np.uint8)
+    labels = labels_for(conditional)
+    expected = conditional.evaluate(pixels / 127.5 - 1, labels, verbose=0)
+    assert np.isfinite(list(expected.values())).all()
+    for x, y in ((pixels, labels), (pixels[..., 0].astype(np.int64), labels[:, None])):
+        assert conditional.evaluate(x, y, verbose=0) == pytest.approx(expected, rel=1e-6)
+
+
 @pytest.mark.parametrize(
     ("images", "labels", "message"),
     [
@@ -317,7 +262,11 @@ def test_pixels_gray_images_and_columns_of_labels_are_converted(method):
         (lambda x: 127.5 * (x + 1), lambda y: y, r"expected floats in \[-1, 1\], or integers in 0"),
         (lambda x: (300 * x).astype(np.int32), lambda y: y, r"expected integers in 0..255"),
         (lambda x: (x > 0).astype(np.uint8), lambda y: y, r"in 0..255; received 0..1"),
-        (lambda x: x[:, :7], lambda y: y, r"expected shape \(B, 8, 8, 1\); received \(.*, 7, 8, 1"),
+        (
+            lambda x: x[:, :7],
+            lambda y: y,
+            r"shape \(None, 8, 8, 1\); received \(.*, 7, 8, 1",
+        ),
         (lambda x: np.repeat(x, 3, -1), lambda y: y, r"received \(.*, 8, 8, 3\)"),
         (lambda x: x, lambda y: y + 1, r"labels: expected .* in 0..2; received 1..3"),
         (lambda x: x, lambda y: y - 1, r"labels: expected .* in 0..2; received -1..1"),
@@ -327,61 +276,43 @@ def test_pixels_gray_images_and_columns_of_labels_are_converted(method):
     ],
 )
 def test_other_images_and_labels_are_refused_before_the_first_step(
-    images, labels, message, as_dataset
+    images, labels, message, conditional
 ):
-    model = tiny("cdcgan")
-    data = batch()
-    data = (images(data[0]),) if labels is None else (images(data[0]), labels(data[1]))
-    if as_dataset:
-        data = (tf.data.Dataset.from_tensor_slices(data if labels else data[0]).batch(8),)
-    with pytest.raises(ValueError, match=message):
-        model.fit(*data, verbose=0)
-    assert model.steps_done == 0
-
-
-def test_pale_pictures_are_no_mistake():
-    """All pixels of a sketch may lie in [0, 1] of [-1, 1]."""
-    images = np.random.default_rng(0).integers(140, 256, (8, *SHAPE)) / 127.5 - 1
-    model = tiny("gan")
-    model.fit(images, verbose=0)
-    model.train_on_batch(images[:1])
-    assert model.steps_done == 2
+    x, y = batch()
+    data = (images(x),) if labels is None else (images(x), labels(y))
+    in_batches = tf.data.Dataset.from_tensor_slices(data if labels else data[0]).batch(8)
+    for given in (data, (in_batches,)):
+        with pytest.raises(ValueError, match=message):
+            conditional.fit(*given, verbose=0)
+    assert conditional.steps_done == 0
 
 
 def test_what_the_first_batch_does_not_show_ends_the_step():
     images, labels = batch(16)
     labels[-1] = CLASSES
     data = tf.data.Dataset.from_tensor_slices((images, labels)).batch(8)
-    with pytest.raises(tf.errors.InvalidArgumentError, match=r"labels: expected integers in 0..2"):
+    with pytest.raises(tf.errors.InvalidArgumentError, match=r"labels: expected integers"):
         tiny("cdcgan").fit(data, verbose=0)
-    model = tiny("gan")
-    with pytest.raises(ValueError, match="images: expected floats"):
-        model.fit(images, validation_data=127.5 * (images + 1), verbose=0)
-    assert model.steps_done == 0
 
 
 @pytest.mark.parametrize(
-    ("labels", "message"),
+    ("latents", "labels", "message"),
     [
-        (None, "expected 2 integers in 0..2; received none"),
-        ([0, 3], "expected 2 integers in 0..2; received 0..3"),
-        ([-1, 0], "expected 2 integers in 0..2; received -1..0"),
-        ([0], r"received int64 of shape \(1,\)"),
-        ([0.0, 1.0], "received float64"),
+        (2, [0, 3], "expected 2 integers in 0..2; received 0..3"),
+        (2, [0], r"received int64 of shape \(1,\)"),
+        (2, [0.0, 1.0], "received float64"),
+        (np.zeros((2, 6)), None, "expected 2 integers in 0..2; received none"),
+        (np.zeros((2, 5)), [0, 1], r"expected shape \(N, 6\); received \(2, 5\)"),
     ],
 )
-def test_wrong_labels_of_samples_are_refused(labels, message):
-    model = tiny("cdcgan")
+def test_wrong_latents_and_labels_of_samples_are_refused(latents, labels, message, conditional):
     with pytest.raises(ValueError, match=message):
-        model.sample(model.latents(2), labels)
+        conditional.sample(latents, labels)
 
 
-def test_wrong_latents_and_needless_labels_are_refused():
-    model = tiny("dcgan")
-    with pytest.raises(ValueError, match=r"expected shape \(N, 6\); received \(2, 5\)"):
-        model.sample(np.zeros((2, 5)))
+def test_needless_labels_are_refused():
     with pytest.raises(ValueError, match="labels: expected none"):
-        model.sample(model.latents(2), [0, 1])
+        tiny("gan").sample(2, [0, 1])
 
 
 # --- What a Keras user does with a model ---------------------------------------------------------
@@ -421,42 +352,38 @@ def test_samples_come_from_the_average_and_training_keeps_the_last_weights():
     assert changed([samples], [np.array(model.generator(latents))])
 
 
-@pytest.mark.parametrize("name", MODELS)
-def test_every_way_to_images_gives_the_same(name, tmp_path):
+@pytest.mark.parametrize(
+    ("name", "options"),
+    [
+        ("gan", {"packing": 2, "gradient_penalty": 1.0}),
+        ("dcgan", {"packing": 2, "augment": "translation,color", "discriminator_steps": 2}),
+        ("cdcgan", {"class_head": True, "embedding_dim": 4}),
+    ],
+)
+def test_every_way_to_images_gives_the_same_and_a_file_trains_on(name, options, tmp_path):
     """`sample`, `predict`, a call, and `.keras` files loaded with and without `compile`."""
-    model = tiny(name, ema=0.9)
-    model.fit(*batch(32), batch_size=8, epochs=2, verbose=0)
+    model = tiny(name, ema=0.9, d_dropout=0.0, **options)
+    fit = {"batch_size": 4, "shuffle": False, "verbose": 0}
+    model.fit(*batch(11), **fit)  # the last batch has three images
     latents, labels = model.latents(8), labels_for(model)
     samples = model.sample(latents, labels)
+    assert model.image_shape == samples.shape[1:] == SHAPE
     inputs = latents if labels is None else [latents, labels]
-    np.testing.assert_allclose(model.predict(inputs, verbose=0), samples, atol=1e-6)
-    np.testing.assert_allclose(
-        model(tf.nest.map_structure(tf.constant, inputs)), samples, atol=1e-6
-    )
-    model.save(tmp_path / "model.keras")
-    for with_compile in (True, False):
-        loaded = keras.saving.load_model(tmp_path / "model.keras", compile=with_compile)
-        np.testing.assert_array_equal(loaded.sample(latents, labels), samples)
-    model.save_weights(tmp_path / "model.weights.h5")
-    other = tiny(name, seed=1, ema=0.9)
-    other.load_weights(tmp_path / "model.weights.h5")
-    np.testing.assert_array_equal(other.sample(latents, labels), samples)
-
-
-@pytest.mark.parametrize("name", MODELS)
-def test_a_keras_file_trains_on(name, tmp_path):
-    model = tiny(name, ema=0.9, d_dropout=0.2)
-    model.fit(*batch(32), batch_size=8, verbose=0)
-    model.save(tmp_path / "model.keras")
-    loaded = keras.saving.load_model(tmp_path / "model.keras")
-    assert loaded.steps_done == model.steps_done == 4
-    assert loaded.skipped_updates == 0
-    for owner, variables in model.training_state().items():
-        # Running means begin anew, and Keras files do not hold dropout's seeds; checkpoints do.
-        if owner != "metrics":
-            one = [v for v in variables if "seed" not in v.path]
-            two = [v for v in loaded.training_state()[owner] if "seed" not in v.path]
-            assert_same(values(one), values(two), rtol=0)
+    for images in (model.predict(inputs, verbose=0), model(inputs)):
+        np.testing.assert_allclose(images, samples, atol=1e-6)
+    model.save(path := tmp_path / "model.keras")
+    model.save_weights(weights := tmp_path / "model.weights.h5")
+    other = tiny(name, seed=1, ema=0.9, d_dropout=0.0, **options)
+    other.load_weights(weights)
+    loaded = keras.saving.load_model(path)
+    for each in (other, loaded, keras.saving.load_model(path, compile=False)):
+        np.testing.assert_array_equal(each.sample(latents, labels), samples)
+    for key in model.get_config().keys() - {"generator", "discriminator"}:
+        assert loaded.get_config()[key] == model.get_config()[key]
+    assert (loaded.steps_done, loaded.skipped_updates) == (3, 0)
+    logs = [each.fit(*batch(11), **fit).history for each in (model, loaded)]
+    assert logs[0] == logs[1] and np.isfinite(list(logs[0].values())).all()
+    assert not changed(model.get_weights(), loaded.get_weights())
 
 
 def test_set_weights_and_early_stopping_reach_the_samples():
@@ -492,28 +419,22 @@ def test_frozen_layers_stay_as_they_are(which, when):
     if when == "before compile":
         model.compile()
     trained = [w for w in (*model.generator.weights, *model.discriminator.weights) if w.trainable]
-    kept = values(w for w in layer.weights if "moving" not in w.path)
-    before = values(trained)
-    model.fit(batch()[0], batch_size=8, epochs=2, verbose=0)
-    assert not changed(kept, values(w for w in layer.weights if "moving" not in w.path))
+    kept = [w for w in layer.weights if "moving" not in w.path]  # batch norm's statistics
+    before, kept_before = values(trained), values(kept)
+    step(model)
+    step(model)
+    assert not changed(kept_before, values(kept))
     assert changed(before, values(trained))
-    of_average = [
-        average
-        for weight, average in zip(model.generator.weights, model.averaged_generator.weights)
-        if not weight.trainable
-    ]
-    of_network = [weight for weight in model.generator.weights if not weight.trainable]
+    pairs = zip(model.generator.weights, model.averaged_generator.weights)
+    of_network, of_average = zip(*(pair for pair in pairs if not pair[0].trainable))
     assert not changed(values(of_network), values(of_average))
-    assert np.isfinite(model.sample(model.latents(2))).all()
 
 
 def test_sampling_from_threads_while_one_trains_changes_no_weight():
     model, alone = tiny("gan", ema=0.5), tiny("gan", ema=0.5)
     latents = model.latents(20)
-    images = batch(16)[0]
-    fit = {"batch_size": 8, "epochs": 20, "verbose": 0, "shuffle": False}
-    alone.fit(images, **fit)
-    model.sample(latents)
+    fit = {"batch_size": 8, "epochs": 5, "verbose": 0, "shuffle": False}
+    alone.fit(batch(16)[0], **fit)
     ended, problems = threading.Event(), []
 
     def draw():
@@ -524,7 +445,7 @@ def test_sampling_from_threads_while_one_trains_changes_no_weight():
     threads = [threading.Thread(target=draw) for _ in range(4)]
     for thread in threads:
         thread.start()
-    model.fit(images, **fit)
+    model.fit(batch(16)[0], **fit)
     ended.set()
     for thread in threads:
         thread.join()
@@ -533,30 +454,20 @@ def test_sampling_from_threads_while_one_trains_changes_no_weight():
     np.testing.assert_array_equal(model.sample(latents), alone.sample(latents))
 
 
-def test_a_configuration_round_trips():
-    model = tiny("cdcgan", embedding_dim=4, class_head=True, ema=0.7)
-    config = model.get_config()
-    assert CDCGAN.from_config(copy.deepcopy(config)).get_config() == config
-    assert (config["num_classes"], config["ema"]) == (CLASSES, 0.7)
-
-
-@pytest.mark.parametrize("name", MODELS)
-def test_logits_are_the_discriminators_in_inference_mode(name):
-    model, images = tiny(name, d_dropout=0.5), batch(5)[0]
+@pytest.mark.parametrize("options", [{"packing": 2}, {"model": "cdcgan"}])
+def test_logits_are_the_discriminators_in_inference_mode(options):
+    model, images = tiny(**{"model": "gan", "d_dropout": 0.5} | options), batch(5)[0]
     labels = labels_for(model, 5)
     given = None if labels is None else tf.constant(labels)
-    expected = model.discriminate(tf.constant(images), given, training=False).logits
+    expected = np.array(model.discriminate(model.packed(tf.constant(images)), given).logits)
+    expected = np.repeat(expected, model.packing)[:5]  # of packs one for each image
     np.testing.assert_allclose(model.logits(images, labels), expected, atol=1e-6)
 
 
-def test_one_image_is_the_same_alone_and_in_a_batch():
-    model = tiny("dcgan")
-    step(model)
-    latents = model.latents(7)
-    np.testing.assert_allclose(model.sample(latents)[3:4], model.sample(latents[3:4]), atol=1e-5)
-
-
-def test_colour_images():
+def test_one_colour_image_is_the_same_alone_and_in_a_batch():
     model = tiny("dcgan", shape=(8, 8, 3))
     step(model, batch(shape=(8, 8, 3)))
-    assert model.sample(model.latents(8)).shape == (8, 8, 8, 3)
+    latents = model.latents(7)
+    samples = model.sample(latents)
+    assert samples.shape == (7, 8, 8, 3)
+    np.testing.assert_allclose(samples[3:4], model.sample(latents[3:4]), atol=1e-5)

@@ -4,12 +4,10 @@ import keras
 import numpy as np
 import pytest
 import tensorflow as tf
-from tiny_training import SHAPE, assert_same, batch, changed, step, tiny, values
+from tiny_training import assert_same, batch, step, tiny, values
 
-from tfgan_mnist import CDCGAN, DCGAN, GAN
+from tfgan_mnist import GAN
 from tfgan_mnist.models.mlp import mlp_discriminator, mlp_generator
-
-PENALISED = {"d_dropout": 0.0, "loss": "relativistic", "r1": 2.0, "r2": 1.0, "packing": 2}
 
 
 def test_neighbours_are_joined_and_a_batch_is_filled_up():
@@ -23,16 +21,14 @@ def test_neighbours_are_joined_and_a_batch_is_filled_up():
     unknown = tf.function(model.packed, input_signature=[tf.TensorSpec((None, 2, 1, 3))])
     np.testing.assert_array_equal(unknown(images), expected)
     assert unknown(images[:1]).shape == (1, 2, 1, 9)
-    assert model.image_shape == (2, 1, 3)
 
 
 def test_a_step_on_packs_is_that_of_a_reference():
     """Losses and penalties are of packs: gamma / 2 |dD/dx|^2 by the whole input of D."""
-    model = tiny("gan", **PENALISED)
+    model = tiny("gan", d_dropout=0.0, packing=2)
     rate = 0.1
-    model.compile(
-        keras.optimizers.SGD(rate), keras.optimizers.SGD(rate), "relativistic", r1=2.0, r2=1.0
-    )
+    plain = keras.optimizers.SGD(rate), keras.optimizers.SGD(rate)
+    model.compile(*plain, "relativistic", r1=2.0, r2=1.0)
     d = keras.models.clone_model(model.discriminator)
     d.set_weights(model.discriminator.get_weights())
     images = tf.constant(batch()[0])
@@ -63,58 +59,3 @@ def test_a_step_on_packs_is_that_of_a_reference():
     d_real, d_fake = (model.discriminator(each, training=True) for each in (real, fake))
     g_loss = tf.reduce_mean(tf.math.softplus(d_real - d_fake))
     assert logs["g_loss"] == pytest.approx(float(g_loss), rel=1e-4)
-
-
-@pytest.mark.parametrize(
-    ("name", "options"),
-    [
-        ("gan", {"gradient_penalty": 1.0, "d_dropout": 0.0}),
-        ("dcgan", {"augment": "translation,color", "discriminator_steps": 2}),
-    ],
-)
-def test_packed_models_train_and_go_on_from_a_file(name, options, tmp_path):
-    model = tiny(name, packing=2, **options)
-    images = batch(11)[0]
-    model.fit(images, batch_size=4, verbose=0)  # the last batch has three
-    model.save(tmp_path / "packed.keras")
-    again = keras.models.load_model(tmp_path / "packed.keras")
-    assert again.packing == 2 and again.image_shape == SHAPE
-    fit = {"batch_size": 4, "shuffle": False, "verbose": 0}
-    logs = [each.fit(images, **fit).history for each in (model, again)]
-    assert logs[0] == logs[1] and np.isfinite(list(logs[0].values())).all()
-    assert not changed(model.get_weights(), again.get_weights())
-    assert np.isfinite(list(model.evaluate(images, verbose=0).values())).all()
-
-
-def test_every_image_has_the_logit_of_its_pack():
-    model = tiny("gan", packing=2, d_dropout=0.0)
-    images = batch(5)[0]
-    expected = np.array(model.discriminate(model.packed(tf.constant(images))).logits)
-    np.testing.assert_allclose(model.logits(images), expected[[0, 0, 1, 1, 2]], atol=1e-6)
-
-
-def test_the_default_discriminator_is_made_for_packs():
-    model = DCGAN(image_shape=(8, 8, 3), packing=2)
-    assert model.discriminator.inputs[0].shape[1:] == (8, 8, 6)
-    given = DCGAN(discriminator=model.discriminator, packing=2)
-    assert given.image_shape == (8, 8, 3)
-
-
-@pytest.mark.parametrize(
-    ("make", "message"),
-    [
-        (lambda: CDCGAN(packing=2), "packing: expected 1, since the model is conditional"),
-        (lambda: GAN(packing=0), "packing: expected >= 1; received 0"),
-        (
-            lambda: GAN(mlp_generator(SHAPE), mlp_discriminator(SHAPE), packing=2),
-            "discriminator: expected images of 2 times the generator's channels.*received 1",
-        ),
-        (
-            lambda: GAN(mlp_generator((8, 8, 3)), mlp_discriminator((8, 8, 2)), packing=2),
-            r"expected images of one shape; received generator \(8, 8, 3\), disc.*\(8, 8, 1\)",
-        ),
-    ],
-)
-def test_networks_that_packing_does_not_fit_are_refused(make, message):
-    with pytest.raises(ValueError, match=message):
-        make()

@@ -79,10 +79,9 @@ def test_k_discriminator_updates_and_forward_passes_of_g_per_step(k, monkeypatch
 
 
 def test_a_last_batch_with_fewer_images_than_discriminator_updates():
-    model = tiny("cdcgan", discriminator_steps=5)
-    images, labels = batch(18)
-    model.fit(images, labels, batch_size=8, epochs=2, verbose=0)  # the last batch has two
-    assert model.skipped_updates == 0 and model.steps_done == 6
+    model = tiny("gan", discriminator_steps=3)
+    model.fit(batch(10)[0], batch_size=8, verbose=0)  # the last batch has two
+    assert model.skipped_updates == 0 and model.steps_done == 2
     assert all(np.isfinite(weights).all() for weights in model.get_weights())
 
 
@@ -96,27 +95,15 @@ def test_layers_run_in_training_mode():
     assert all(changed([old], [np.array(new)]) for old, new in zip(before, written))
 
 
-def test_latents_are_a_function_of_seed_and_step():
-    first, again, other = tiny("gan"), tiny("gan"), tiny("gan", seed=1)
-    latents = np.array(first._draw_latents(4, 7))
-    np.testing.assert_array_equal(latents, again._draw_latents(4, 7))
-    assert changed([latents], [first._draw_latents(4, 8)])
-    assert changed([latents], [other._draw_latents(4, 7)])
-
-
 @pytest.mark.parametrize(
     ("name", "options"),
     [
-        *((name, {"loss": loss}) for name in MODELS for loss in rules.LOSSES),
-        *(
-            ("cdcgan", {"d_batch_norm": False} | options)
-            for options in (
-                {"r1": 0.1},
-                {"r2": 0.1},
-                {"gradient_penalty": 1.0},
-                {"discriminator_steps": 2},
-                {"class_head": True, "embedding_dim": 3, "spectral_norm": True},
-            )
+        *(("gan", {"loss": loss}) for loss in rules.LOSSES),
+        ("dcgan", {"d_batch_norm": False, "hidden_dense": False, "r1": 0.1, "r2": 0.1}),
+        ("cdcgan", {"d_batch_norm": False, "gradient_penalty": 1.0, "discriminator_steps": 2}),
+        (
+            "cdcgan",
+            {"class_head": True, "embedding_dim": 3, "spectral_norm": True, "d_batch_norm": False},
         ),
     ],
 )
@@ -126,19 +113,6 @@ def test_every_model_trains_with_every_loss_and_regulariser(name, options):
     before = [values(weights) for weights in networks]
     assert all(np.isfinite(value) for value in step(model).values())
     assert all(changed(old, values(new)) for old, new in zip(before, networks))
-
-
-@pytest.mark.parametrize("penalty", ["r1", "r2"])
-def test_penalties_raise_the_discriminators_loss_by_their_value(penalty):
-    plain, penalised = tiny("gan", d_dropout=0.0), tiny("gan", d_dropout=0.0, **{penalty: 3.0})
-    fakes = batch_statistics(plain.generator, plain._draw_latents(8, 0))
-    inputs = tf.constant(batch()[0]) if penalty == "r1" else fakes
-    with tf.GradientTape() as tape:
-        tape.watch(inputs)
-        logits = plain.discriminate(inputs, training=True).logits
-    squared = np.square(tape.gradient(logits, inputs)).sum(axis=(1, 2, 3))
-    difference = step(penalised)["d_loss"] - step(plain)["d_loss"]
-    assert difference == pytest.approx(1.5 * squared.mean(), rel=1e-2)
 
 
 def test_label_smoothing_reaches_the_step():
@@ -151,11 +125,11 @@ def test_label_smoothing_reaches_the_step():
 @pytest.mark.parametrize(
     ("name", "options"),
     [
-        ("dcgan", {}),
+        ("gan", {}),
         *(
             pytest.param(*case, marks=pytest.mark.slow)
             for case in [
-                ("gan", {}),
+                ("dcgan", {}),
                 ("cdcgan", {"class_head": True, "embedding_dim": 3}),
                 ("dcgan", {"spectral_norm": True}),
                 ("dcgan", {"discriminator_steps": 2, "loss": "relativistic"}),
@@ -180,21 +154,17 @@ def test_the_step_compiles_with_xla(name, options):
 
 def test_spectral_norm_keeps_kernels_at_norm_one():
     model = tiny("gan", spectral_norm=True)
-    for _ in range(30):
-        step(model)
+    model.fit(batch()[0], batch_size=8, epochs=30, verbose=0)
     for kernel in (v for v in model.discriminator.trainable_variables if "kernel" in v.path):
         matrix = np.array(kernel).reshape(-1, kernel.shape[-1])
         assert np.linalg.norm(matrix, 2) == pytest.approx(1.0, abs=0.1)
 
 
 @pytest.mark.parametrize("name", MODELS)
-def test_mixed_float16_scales_both_losses_and_outputs_float32(name):
+def test_mixed_float16_outputs_float32(name):
     keras.config.set_dtype_policy("mixed_float16")
     model = tiny(name)
-    for optimizer in (model.g_optimizer, model.d_optimizer):
-        assert isinstance(optimizer, keras.optimizers.LossScaleOptimizer)
-    logs = step(model)
-    assert np.isfinite(logs["d_loss"]) and np.isfinite(logs["g_loss"])
+    assert np.isfinite(list(step(model).values())).all()
     labels = None if name != "cdcgan" else tf.constant(labels_for(model))
     assert model.generate(tf.zeros([8, 6]), labels).dtype == tf.float32
     assert model.discriminate(tf.constant(batch()[0]), labels).logits.dtype == tf.float32
@@ -218,12 +188,13 @@ def test_the_loss_scale_changes_no_update():
 def test_an_overflow_skips_the_update_and_halves_the_scale():
     keras.config.set_dtype_policy("mixed_float16")
     model = tiny("gan")
-    model.g_optimizer.dynamic_scale.assign(1e38)
-    before = values(model.generator.trainable_variables)
+    scales = [optimizer.dynamic_scale for optimizer in (model.d_optimizer, model.g_optimizer)]
+    scales[1].assign(1e38)
+    before, scale_of_d = values(model.generator.trainable_variables), float(scales[0])
     logs = step(model)
     assert not changed(before, values(model.generator.trainable_variables))
     assert np.isnan(logs["g_gradient_norm"]) and np.isfinite(logs["g_loss"])
-    assert float(model.g_optimizer.dynamic_scale) == pytest.approx(5e37)
+    assert [float(scale) for scale in scales] == pytest.approx([scale_of_d, 5e37])
     assert model.skipped_updates == 1
 
 
@@ -231,12 +202,9 @@ def test_two_replicas_take_the_step_of_one(run_python):
     """The mean is over the global batch, and its latents do not depend on how it is divided.
 
     The last batch, of three images, does not divide evenly.
-
-    Keras 3.15 builds models under a strategy from a batch of the data (`_maybe_symbolic_build`),
-    which a model of built networks must not do.
     """
     run_python("""
-        import dataclasses, keras, numpy as np, tensorflow as tf
+        import keras, numpy as np, tensorflow as tf
         cpu = tf.config.list_physical_devices("CPU")[0]
         tf.config.set_logical_device_configuration(
             cpu, [tf.config.LogicalDeviceConfiguration()] * 2)
@@ -247,119 +215,92 @@ def test_two_replicas_take_the_step_of_one(run_python):
         config = resolve({"model": "gan", "g_hidden_widths": (8,), "d_hidden_widths": (8,),
             "d_dropout": 0.3, "g_batch_norm": False, "latent_dim": 4, "steps_per_epoch": 1,
             "gradient_penalty": 1.0, "ema": 0.5, "epochs": 2})
-
-        packed = dataclasses.replace(config, packing=2)
-
-        def after_two_steps(strategy, images=images, config=config):
+        models, histories = [], []
+        mirrored = tf.distribute.MirroredStrategy(["CPU:0", "CPU:1"])
+        fit = {"batch_size": 8, "epochs": 2, "verbose": 0, "shuffle": False}
+        for strategy in (tf.distribute.get_strategy(), mirrored):
             with strategy.scope():
                 keras.utils.set_random_seed(0)
                 model = build(config, (8, 8, 1), 10)
-            history = model.fit(images, batch_size=8, epochs=2, verbose=0, shuffle=False).history
-            return model, history
-
-        mirrored = tf.distribute.MirroredStrategy(["CPU:0", "CPU:1"])
-        one, two = after_two_steps(tf.distribute.get_strategy()), after_two_steps(mirrored)
-        for a, b in zip(one[0].get_weights(), two[0].get_weights(), strict=True):
-            np.testing.assert_allclose(a, b, atol=1e-5)
-        samples = [model.sample(model.latents(3)) for model, _ in (one, two)]
-        np.testing.assert_allclose(*samples, atol=1e-5)
-        # A gradient's norm is that of the replica's own part of the batch.
-        for key in (key for key in one[1] if not key.endswith("gradient_norm")):
-            np.testing.assert_allclose(one[1][key], two[1][key], atol=1e-5, err_msg=key)
-
-        # Packs of neighbours are the same where they fit into each replica's part.
-        strategies = tf.distribute.get_strategy(), mirrored
-        one, two = (after_two_steps(each, images[:8], packed)[0] for each in strategies)
+            histories.append(model.fit(images, **fit).history)
+            models.append(model)
+        one, two = models
         for a, b in zip(one.get_weights(), two.get_weights(), strict=True):
             np.testing.assert_allclose(a, b, atol=1e-5)
+        samples = [model.sample(model.latents(3)) for model in models]
+        np.testing.assert_allclose(*samples, atol=1e-5)
+        # A gradient's norm is that of the replica's own part of the batch.
+        for key in (key for key in histories[0] if not key.endswith("gradient_norm")):
+            np.testing.assert_allclose(*(each[key] for each in histories), atol=1e-5, err_msg=key)
 
         # NaN on one replica: no weight moves on either.
         images[7] = np.nan
-        model, history = after_two_steps(mirrored, images)
-        assert np.isnan(history["d_loss"]).all() and model.skipped_updates == 2, history
-        assert all(np.isfinite(each).all() for each in model.get_weights())
+        history = two.fit(images, **fit).history
+        assert np.isnan(history["d_loss"]).all() and two.skipped_updates == 2, history
+        assert all(np.isfinite(each).all() for each in two.get_weights())
     """)
 
 
 # --- Values that are not finite ------------------------------------------------------------------
 
 
-class Poison:
-    """Adds to values that pass, and to gradients that return."""
+def poisoned(forward=0.0, backward=0.0):
+    """A function that adds to values that pass, and to gradients that return."""
 
-    def __init__(self, forward=0.0, backward=0.0):
-        self.forward, self.backward = forward, backward
+    @tf.custom_gradient
+    def through(x):
+        return x + forward, lambda upstream: upstream + backward
 
-    def __call__(self, x):
-        @tf.custom_gradient
-        def through(x):
-            return x + self.forward, lambda upstream: upstream + self.backward
-
-        return through(x)
+    return through
 
 
-def poison(model, place, amount) -> None:
-    """Changes a model so that NaN or infinity appears at a place."""
-    if place == "real images":
-        return
-    if place.startswith("G's"):
+@pytest.mark.parametrize("precision", ["float32", "mixed_float16"])
+@pytest.mark.parametrize(
+    ("where", "poison", "skipped"),
+    [
+        ("D's loss", poisoned(forward=np.nan), "d"),
+        ("D's loss", poisoned(backward=np.inf), "d"),
+        ("G's images", poisoned(backward=np.nan), "g"),
+        ("G's images", poisoned(forward=np.inf), "dg"),
+    ],
+)
+def test_an_update_by_what_is_not_finite_is_skipped(where, poison, skipped, precision, monkeypatch):
+    keras.config.set_dtype_policy(precision)
+    model = tiny("gan")
+    if precision == "mixed_float16":
+        for optimizer in (model.d_optimizer, model.g_optimizer):
+            optimizer.dynamic_scale.assign(1.0)  # so small that nothing overflows by itself
+    owners = {"d": model.discriminator, "g": model.generator}
+    before = {key: values(network.trainable_variables) for key, network in owners.items()}
+    if where == "G's images":
         generate = model.generate
-        model.generate = lambda *a, **k: amount(generate(*a, **k))
+        monkeypatch.setattr(model, "generate", lambda *a, **k: poison(generate(*a, **k)))
     else:
         loss = model.objective.discriminator
         model.objective = model.objective._replace(
-            discriminator=lambda real, fake: loss(amount(real), fake)
+            discriminator=lambda real, fake: loss(poison(real), fake)
         )
-
-
-PLACES = {  # where it appears -> what appears, and whose updates are skipped
-    "D's loss": (Poison(forward=np.nan), "d"),
-    "D's gradient": (Poison(backward=np.inf), "d"),
-    "G's gradient": (Poison(backward=np.nan), "g"),
-    "G's images": (Poison(forward=np.inf), "dg"),
-    "real images": (Poison(forward=np.nan), "d"),
-}
-
-
-@pytest.mark.parametrize("precision", ["float32", "mixed_float16", "mixed_bfloat16"])
-@pytest.mark.parametrize(
-    ("place", "eager"), [*((place, True) for place in PLACES), ("D's loss", False)]
-)
-def test_an_update_by_what_is_not_finite_is_skipped(place, eager, precision):
-    amount, skipped = PLACES[place]
-    keras.config.set_dtype_policy(precision)
-    model = tiny("gan")
-    for optimizer in (model.d_optimizer, model.g_optimizer):
-        if precision == "mixed_float16":
-            optimizer.dynamic_scale.assign(1.0)  # so small that nothing overflows by itself
-    step(model)
-    model.reset_metrics()
-    owners = {"d": model.discriminator, "g": model.generator}
-    before = {key: values(network.trainable_variables) for key, network in owners.items()}
-    slots = {key: values(getattr(model, f"{key}_optimizer").variables) for key in owners}
-    poison(model, place, amount)
-    if not eager:
-        model.train_step = tf.function(model.train_step)
-    images, labels = batch()
-    logs = step(model, (amount(images) if place == "real images" else images, labels))
+    logs = step(model)
     for key, network in owners.items():
         is_skipped = key in skipped
         assert changed(before[key], values(network.trainable_variables)) != is_skipped
-        inner = [v for v in values(getattr(model, f"{key}_optimizer").variables) if v.ndim]
-        assert changed([v for v in slots[key] if v.ndim], inner) != is_skipped
+        slots = [v for v in values(getattr(model, f"{key}_optimizer").variables) if v.ndim]
+        assert changed(slots, [0 * slot for slot in slots]) != is_skipped
         assert np.isnan(logs[f"{key}_gradient_norm"]) == is_skipped
     assert model.skipped_updates == len(skipped)
-    assert np.isfinite(logs["d_loss"]) == (place in ("D's gradient", "G's gradient"))
 
 
 def test_logs_and_keras_callbacks_see_nan():
     """`TerminateOnNaN` ends a run, and an epoch of NaN is not the best one."""
     images, labels = batch(16)
-    poisoned = np.where(np.arange(16)[:, None, None, None] == 0, np.nan, images)
+    with_nan = np.where(np.arange(16)[:, None, None, None] == 0, np.nan, images)
     stop = keras.callbacks.TerminateOnNaN()
     fit = {"batch_size": 8, "epochs": 3, "verbose": 0}
-    history = tiny("gan").fit(poisoned, labels, callbacks=[stop], **fit).history
+    model = tiny("gan")
+    history = model.fit(with_nan, labels, callbacks=[stop], **fit).history
     assert np.isnan(history["d_loss"]).tolist() == [True]
+    assert model.skipped_updates == 1
+    assert all(np.isfinite(weights).all() for weights in values(model.discriminator.weights))
 
     class Diverge(keras.callbacks.Callback):
         def on_epoch_begin(self, epoch, logs=None):

@@ -12,10 +12,9 @@ collapses (docs/recipes.md).
 
 import tensorflow as tf
 
-from tfgan_mnist.models import draws, replicas, rules
+from tfgan_mnist.models import replicas, rules
 
 FEW_IMAGES = 10_000  # `auto` augments below this number of training images
-NUMBERS = {"color": 3, "translation": 2, "cutout": 2}  # random numbers in [0, 1) for an image
 SHIFT = 0.125  # of a side, at most
 CUT = 0.5  # of a side
 
@@ -41,13 +40,10 @@ def alter(images, kinds: tuple[str, ...], seed: int, draw, use: int):
         return images
     # Of the penalties' stream the negative numbers, which they do not draw.
     uniform, number = tf.random.stateless_uniform, -1 - (3 * draw + use)
-    numbers = draws.draw(uniform, replicas.num_rows(images), width_of(kinds), ~seed, number)
-    return apply(images, kinds, numbers)
-
-
-def width_of(kinds: tuple[str, ...]) -> int:
-    """How many random numbers `apply` takes for an image."""
-    return sum(NUMBERS[kind] for kind in kinds)
+    width = sum(NUMBERS[kind] for kind in kinds)
+    return apply(
+        images, kinds, replicas.draw(uniform, replicas.num_rows(images), width, ~seed, number)
+    )
 
 
 def apply(images, kinds: tuple[str, ...], numbers):
@@ -56,10 +52,10 @@ def apply(images, kinds: tuple[str, ...], numbers):
     Args:
       images: float32 in [-1, 1].
       kinds: some of `rules.AUGMENTATIONS`.
-      numbers: (B, `width_of(kinds)`) uniform in [0, 1).
+      numbers: (B, sum of their `NUMBERS`) uniform in [0, 1).
     """
     first = 0
-    for kind, function in (("color", _color), ("translation", _translate), ("cutout", _cut)):
+    for kind, function in FUNCTIONS.items():
         if kind in kinds:
             images = function(images, numbers[:, first : first + NUMBERS[kind]])
             first += NUMBERS[kind]
@@ -99,3 +95,7 @@ def _cut(images, numbers):
         inside.append(tf.cast((offset >= 0) & (offset < cut), images.dtype))
     square = inside[0][:, :, None, None] * inside[1][:, None, :, None]  # (B, H, W, 1)
     return images * (1.0 - square)
+
+
+FUNCTIONS = {"color": _color, "translation": _translate, "cutout": _cut}  # in this order
+NUMBERS = {"color": 3, "translation": 2, "cutout": 2}  # random numbers that each takes for an image

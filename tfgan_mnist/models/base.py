@@ -7,8 +7,7 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from tfgan_mnist.data.pixels import to_float
-from tfgan_mnist.models import inputs, networks, replicas, rules
+from tfgan_mnist.models import inputs, networks, replicas
 from tfgan_mnist.models import latents as latent_space
 
 INFERENCE_BATCH = 500  # images per call of a network; 500 of 28x28 keep activations under 100 MB
@@ -24,8 +23,7 @@ class DiscriminatorOutput(NamedTuple):
 class AdversarialModel(keras.Model):
     """A generator, a discriminator, and the average of the generator that samples come from.
 
-    Subclasses bring default networks, and define with `generate` and `discriminate` what the
-    networks are fed.
+    Subclasses define `default_generator(image_shape)` and `default_discriminator(image_shape)`.
 
     Inference of any kind uses `averaged_generator`, a network that holds a moving average of the
     generator's weights (Yazici et al. 2018, "The Unusual Effectiveness of Averaging in GAN
@@ -47,6 +45,8 @@ class AdversarialModel(keras.Model):
       ValueError: the networks do not fit each other, or the discriminator does not end in logits.
     """
 
+    num_classes: int | None = None  # of a conditional model
+
     def __init__(
         self,
         generator: keras.Model | None = None,
@@ -62,15 +62,23 @@ class AdversarialModel(keras.Model):
         super().__init__(name=name, **kwargs)
         if not 0 <= ema < 1:
             raise ValueError(f"ema: expected 0 <= ema < 1; received {ema}")
-        rules.check_packing(packing, self.num_classes is not None)
-        image_shape = networks.image_shape_of(generator, discriminator, image_shape, packing)
-        packed_shape = networks.packed_shape(image_shape, packing)
+        if packing < 1 or (packing > 1 and self.num_classes is not None):
+            raise ValueError(
+                f"packing: expected >= 1, and 1 for a conditional model; received {packing}"
+            )
+        if image_shape is None:
+            image_shape = networks.image_shape_of(generator, discriminator, packing)
+        seen_shape = networks.packed_shape(image_shape, packing)
         with networks.seeded(seed):
             self.generator = generator or self.default_generator(image_shape)
-            self.discriminator = discriminator or self.default_discriminator(packed_shape)
-            networks.check(self.generator, self.discriminator, self.num_classes)
+            self.discriminator = discriminator or self.default_discriminator(seen_shape)
             self.averaged_generator = networks.clone(self.generator)
         self.averaged_generator.trainable = False
+        self.latent_dim = self.generator.inputs[0].shape[-1]
+        self.image_shape = tuple(image_shape)  # (height, width, channels)
+        networks.check(
+            self.generator, self.discriminator, self.image_shape, seen_shape, self.num_classes
+        )
         self.packing = packing
         self.ema = ema
         self.seed = seed
@@ -81,32 +89,10 @@ class AdversarialModel(keras.Model):
         # The networks are built. Without this flag `fit` tries a symbolic build on real images.
         self.built = True
 
-    def default_generator(self, image_shape: Sequence[int]) -> keras.Model:
-        """The recipe's generator of images (H, W, C)."""
-        raise NotImplementedError
-
-    def default_discriminator(self, image_shape: Sequence[int]) -> keras.Model:
-        """The recipe's discriminator of images (H, W, C)."""
-        raise NotImplementedError
-
-    @property
-    def latent_dim(self) -> int:
-        return self.generator.inputs[0].shape[-1]
-
-    @property
-    def image_shape(self) -> tuple[int, int, int]:
-        """(height, width, channels)."""
-        return tuple(self.generator.outputs[0].shape[1:])
-
-    @property
-    def num_classes(self) -> int | None:
-        """The number of classes of a conditional model; None where there are no labels."""
-        return None
-
     @property
     def steps_done(self) -> int:
         """`global_step` as a Python number."""
-        return number(self.global_step)
+        return int(self.global_step.numpy())
 
     # --- The two verbs of the training step ------------------------------------------------------
 
@@ -116,11 +102,13 @@ class AdversarialModel(keras.Model):
         By the generator in training, by its average otherwise.
         """
         network = self.generator if training else self.averaged_generator
-        return network(latents, training=training)
+        return network(latents if labels is None else [latents, labels], training=training)
 
     def discriminate(self, images, labels=None, training: bool = False) -> DiscriminatorOutput:
         """images (B, H, W, C * packing) in [-1, 1], labels (B,) int32 or None -> logits."""
-        return DiscriminatorOutput(tf.squeeze(self.discriminator(images, training=training), -1))
+        given = images if labels is None else [images, labels]
+        logits, *class_logits = tf.nest.flatten(self.discriminator(given, training=training))
+        return DiscriminatorOutput(tf.squeeze(logits, axis=-1), *class_logits)
 
     def packed(self, images):
         """images (B, H, W, C) -> (ceil(B / packing), H, W, C * packing): neighbours are joined.
@@ -136,8 +124,13 @@ class AdversarialModel(keras.Model):
         return tf.concat([images[i :: self.packing] for i in range(self.packing)], axis=-1)
 
     def class_loss(self, output: DiscriminatorOutput, labels):
-        """Loss (B,) of D's class head where a model has one."""
-        return tf.zeros_like(output.logits)
+        """Cross-entropy (B,) of D's class head, L_C of Odena et al. 2016, equation 3; 0 without it.
+
+        D learns it from real images alone: generated ones may not be of their classes.
+        """
+        if output.class_logits is None:
+            return tf.zeros_like(output.logits)
+        return tf.nn.sparse_softmax_cross_entropy_with_logits(labels, output.class_logits)
 
     def call(self, inputs, training: bool = False):
         """Generates images from latents (B, Z), or from (latents, labels)."""
@@ -184,14 +177,7 @@ class AdversarialModel(keras.Model):
           images: (N, H, W, C) float32 in [-1, 1], or integers as pixels in [0, 255].
           labels: (N,) integers, for conditional models.
         """
-
-        def of_batch(images, labels):
-            images = np.asarray(images)
-            if np.issubdtype(images.dtype, np.integer):  # floats take four times the memory
-                images = to_float(images)
-            return self._logits_batch(images, labels)
-
-        return self._in_batches(of_batch, images, labels)
+        return self._in_batches(self._logits_batch, np.asarray(images), labels)
 
     def _in_batches(self, function, values, labels) -> np.ndarray:
         labels = inputs.check_labels(labels, len(values), self.num_classes)
@@ -210,6 +196,7 @@ class AdversarialModel(keras.Model):
 
     @tf.function(reduce_retracing=True)
     def _logits_batch(self, images, labels):
+        images, labels = inputs.as_batch((images, labels), self.image_shape, self.num_classes)
         logits = self.discriminate(self.packed(images), labels, training=False).logits
         return tf.repeat(logits, self.packing)[: tf.shape(images)[0]]
 
@@ -222,10 +209,6 @@ class AdversarialModel(keras.Model):
           ValueError: images or labels of another kind, before the first step.
         """
         inputs.check_values(x, y, self.image_shape, self.num_classes)
-        validation = kwargs.get("validation_data")
-        if validation is not None:
-            images, labels = validation[:2] if isinstance(validation, tuple) else (validation, None)
-            inputs.check_values(images, labels, self.image_shape, self.num_classes)
         return super().fit(x, y, *args, **kwargs)
 
     def evaluate(self, x=None, y=None, *args, return_dict: bool = True, **kwargs):
@@ -233,27 +216,8 @@ class AdversarialModel(keras.Model):
         inputs.check_values(x, y, self.image_shape, self.num_classes)
         return super().evaluate(x, y, *args, return_dict=return_dict, **kwargs)
 
-    def train_on_batch(self, x, y=None, *args, **kwargs):
-        """`keras.Model.train_on_batch`, on what `fit` takes."""
-        inputs.check_values(x, y, self.image_shape, self.num_classes)
-        return super().train_on_batch(x, y, *args, **kwargs)
-
-    def test_on_batch(self, x, y=None, *args, **kwargs):
-        """`keras.Model.test_on_batch`, on what `fit` takes."""
-        inputs.check_values(x, y, self.image_shape, self.num_classes)
-        return super().test_on_batch(x, y, *args, **kwargs)
-
-    def save(self, filepath, *args, **kwargs) -> None:
-        """`keras.Model.save`, to a `.keras` file; the older formats know one optimizer only."""
-        if not str(filepath).endswith(".keras"):
-            raise ValueError(f"filepath: expected a name ending in .keras; received {filepath}")
-        super().save(filepath, *args, **kwargs)
-
     def export(self, filepath, *args, **kwargs) -> None:
-        """`keras.Model.export` of the averaged generator.
-
-        `exports.saved_model.export` writes the signatures that a server needs.
-        """
+        """`keras.Model.export` of the averaged generator, without a server's signatures."""
         self.averaged_generator.export(filepath, *args, **kwargs)
 
     def get_config(self) -> dict:
@@ -268,13 +232,4 @@ class AdversarialModel(keras.Model):
 
     @classmethod
     def from_config(cls, config: dict) -> "AdversarialModel":
-        parts = {
-            key: keras.saving.deserialize_keras_object(config[key])
-            for key in ("generator", "discriminator")
-        }
-        return cls(**(config | parts))
-
-
-def number(variable) -> int:
-    """An integer variable's value. `int` does not take one that is mirrored over replicas."""
-    return int(keras.ops.convert_to_numpy(variable))
+        return cls(**keras.saving.deserialize_keras_object(config))

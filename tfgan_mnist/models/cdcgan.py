@@ -9,23 +9,19 @@ Classifier GANs", arXiv:1610.09585 (a class head on D).
 from collections.abc import Sequence
 
 import keras
-import tensorflow as tf
 from keras import layers, ops
 
 from tfgan_mnist.models import dcgan, networks, rules
-from tfgan_mnist.models.base import DiscriminatorOutput
 from tfgan_mnist.models.layers import Dropout, normalised
-from tfgan_mnist.models.optimizers import Adam
 
 
 @keras.saving.register_keras_serializable("tfgan_mnist")
 class Temperature(layers.Layer):
     """Latents (B, Z): unchanged in training, multiplied by the temperature in inference.
 
-    Samples thus have latents from N(0, temperature). Above 1 they are more diverse and less
-    precise, below 1 the other way, as with the truncation of Brock et al. 2018, "Large Scale GAN
-    Training for High Fidelity Natural Image Synthesis", arXiv:1809.11096. The name is that of
-    Kingma & Dhariwal 2018, "Glow", arXiv:1807.03039, section 6.
+    Above 1 samples are more diverse and less precise, below 1 the other way, as with the truncation
+    of Brock et al. 2018, arXiv:1809.11096. The name is that of Kingma & Dhariwal 2018, "Glow",
+    arXiv:1807.03039, section 6.
     """
 
     def __init__(self, temperature: float, **kwargs):
@@ -113,12 +109,8 @@ def cdcgan_discriminator(
     features = layers.Activation("linear", dtype="float32")(features)
     logits = normalised(layers.Dense(1, dtype="float32"), spectral_norm)(features)
     if conditioning == "projection":
-        of_class = layers.Embedding(
-            num_classes,
-            features.shape[-1],
-            embeddings_initializer=dcgan.kernel_initializer(0.0),
-            dtype="float32",
-        )(labels)
+        width, initializer = features.shape[-1], "glorot_uniform"
+        of_class = layers.Embedding(num_classes, width, initializer, dtype="float32")(labels)
         projection = layers.Dot(axes=1, dtype="float32")([features, of_class])
         logits = layers.Add(name="logits", dtype="float32")([logits, projection])
     outputs = [logits]
@@ -140,12 +132,16 @@ class CDCGAN(dcgan.DCGAN):
       **kwargs: as of `GAN`.
     """
 
+    num_classes: int
+    learning_rates = (5e-4, 2e-3)
+    beta_1 = 0.5
+
     def __init__(
         self, generator=None, discriminator=None, *, num_classes: int | None = None, **kwargs
     ):
         if num_classes is None:
             num_classes = max(networks.classes_of(generator, discriminator), default=10)
-        self._num_classes = num_classes
+        self.num_classes = num_classes
         super().__init__(generator, discriminator, **kwargs)
 
     def default_generator(self, image_shape: Sequence[int]) -> keras.Model:
@@ -153,47 +149,6 @@ class CDCGAN(dcgan.DCGAN):
 
     def default_discriminator(self, image_shape: Sequence[int]) -> keras.Model:
         return cdcgan_discriminator(image_shape, self.num_classes)
-
-    def default_optimizers(self) -> tuple[Adam, Adam]:
-        return Adam(5e-4, 0.5, 0.99), Adam(2e-3, 0.5, 0.99)
-
-    @property
-    def num_classes(self) -> int:
-        return self._num_classes
-
-    @property
-    def has_class_head(self) -> bool:
-        return len(self.discriminator.outputs) > 1
-
-    @property
-    def log_keys(self) -> tuple[str, ...]:
-        return super().log_keys + (("d_class_accuracy",) if self.has_class_head else ())
-
-    def generate(self, latents, labels=None, training: bool = False):
-        network = self.generator if training else self.averaged_generator
-        return network([latents, labels], training=training)
-
-    def discriminate(self, images, labels=None, training: bool = False) -> DiscriminatorOutput:
-        logits, *class_logits = tf.nest.flatten(
-            self.discriminator([images, labels], training=training)
-        )
-        return DiscriminatorOutput(tf.squeeze(logits, axis=-1), *class_logits)
-
-    def class_loss(self, output: DiscriminatorOutput, labels):
-        """Cross-entropy (B,) of the class head, L_C of Odena et al. 2016, equation 3.
-
-        D learns it from real images alone: generated ones may not be of their classes.
-        """
-        if not self.has_class_head:
-            return super().class_loss(output, labels)
-        return tf.nn.sparse_softmax_cross_entropy_with_logits(labels, output.class_logits)
-
-    def _accuracies(self, real: DiscriminatorOutput, fake: DiscriminatorOutput, labels) -> dict:
-        logs = super()._accuracies(real, fake, labels)
-        if self.has_class_head:
-            classes = tf.argmax(real.class_logits, axis=-1, output_type=labels.dtype)
-            logs["d_class_accuracy"] = tf.cast(classes == labels, tf.float32)
-        return logs
 
     def get_config(self) -> dict:
         return super().get_config() | {"num_classes": self.num_classes}

@@ -25,7 +25,6 @@ from tfgan_mnist.models.layers import (
     Dropout,
     normalised,
 )
-from tfgan_mnist.models.optimizers import Adam
 
 
 def sides(image_shape: Sequence[int]) -> list[int]:
@@ -37,7 +36,11 @@ def sides(image_shape: Sequence[int]) -> list[int]:
       ValueError: not square, or a side that is not a multiple of 4 from 8 on.
     """
     height, width, _ = image_shape
-    rules.check_image_size(height, width)
+    if height != width or height % 4 or height < 8:
+        raise ValueError(
+            "image_size: expected a square whose side is a multiple of 4, at least 8; "
+            f"received {height}x{width}"
+        )
     found = [height]
     while found[0] > 4:
         found.insert(0, found[0] // 2)
@@ -90,25 +93,21 @@ def convolutional_generator(
         # An initializer of its own for each layer: one that is shared draws the same numbers.
         return {"kernel_initializer": kernel_initializer(init_stddev)}
 
+    def normalised_relu(x):
+        return layers.ReLU()(BatchNormalization(synchronized=sync_batch_norm)(x))
+
     if hidden_dense:
-        x = layers.Dense(2 * channels, use_bias=False, **kernel())(x)  # (B, 512)
-        x = BatchNormalization(synchronized=sync_batch_norm)(x)
-        x = layers.ReLU()(x)
+        x = normalised_relu(layers.Dense(2 * channels, use_bias=False, **kernel())(x))  # (B, 512)
     # "Project and reshape": the paper's first layer.
     x = layers.Dense(coarsest * coarsest * channels, use_bias=False, **kernel())(x)
-    x = layers.Reshape((coarsest, coarsest, channels))(x)  # (B, 3, 3, 256)
-    x = BatchNormalization(synchronized=sync_batch_norm)(x)
-    x = layers.ReLU()(x)
+    x = normalised_relu(layers.Reshape((coarsest, coarsest, channels))(x))  # (B, 3, 3, 256)
     for coarse, fine in itertools.pairwise([coarsest, *finer[:-1]]):
         channels //= 2
-        x = Conv2DTranspose(
-            channels, **doubling(coarse, fine, kernel_size), use_bias=False, **kernel()
-        )(x)  # (B, 7, 7, 128), then (B, 14, 14, 64)
-        x = BatchNormalization(synchronized=sync_batch_norm)(x)
-        x = layers.ReLU()(x)
-    x = Conv2DTranspose(
-        image_shape[-1], **doubling(finer[-1] // 2, finer[-1], kernel_size), **kernel()
-    )(x)  # (B, 28, 28, 1)
+        options = doubling(coarse, fine, kernel_size) | kernel()
+        x = Conv2DTranspose(channels, use_bias=False, **options)(x)
+        x = normalised_relu(x)  # (B, 7, 7, 128), then (B, 14, 14, 64)
+    options = doubling(finer[-1] // 2, finer[-1], kernel_size) | kernel()
+    x = Conv2DTranspose(image_shape[-1], **options)(x)  # (B, 28, 28, 1)
     images = layers.Activation("tanh", dtype="float32", name="images")(x)
     return keras.Model(inputs, images, name="generator")
 
@@ -181,11 +180,11 @@ def dcgan_discriminator(image_shape: Sequence[int] = (28, 28, 1), **options) -> 
 class DCGAN(GAN):
     """`GAN` with convolutional networks."""
 
+    learning_rates = (5e-4, 3e-3)
+    beta_1 = 0.0
+
     def default_generator(self, image_shape: Sequence[int]) -> keras.Model:
         return dcgan_generator(image_shape)
 
     def default_discriminator(self, image_shape: Sequence[int]) -> keras.Model:
         return dcgan_discriminator(image_shape)
-
-    def default_optimizers(self) -> tuple[Adam, Adam]:
-        return Adam(5e-4, 0.0, 0.99), Adam(3e-3, 0.0, 0.99)

@@ -9,8 +9,8 @@ import keras
 import tensorflow as tf
 
 from tfgan_mnist.models import augment as augmentation
-from tfgan_mnist.models import draws, inputs, losses, mlp, networks, optimizers, replicas, rules
-from tfgan_mnist.models.base import AdversarialModel, DiscriminatorOutput, number
+from tfgan_mnist.models import inputs, losses, mlp, networks, optimizers, replicas, rules
+from tfgan_mnist.models.base import AdversarialModel, DiscriminatorOutput
 from tfgan_mnist.models.optimizers import Adam
 from tfgan_mnist.models.running_means import RunningMeans
 
@@ -32,6 +32,9 @@ class GAN(AdversarialModel):
     # A plain attribute: Keras's property refuses XLA where operations are deterministic, which
     # XLA's are as well (`xla_gpu_deterministic_ops`).
     jit_compile = False
+    # The recipe's optimizers: the first learning rates of D and of G, and Adam's beta_1.
+    learning_rates = (5e-4, 1e-3)
+    beta_1 = 0.5
 
     def default_generator(self, image_shape: Sequence[int]) -> keras.Model:
         return mlp.mlp_generator(image_shape)
@@ -39,17 +42,13 @@ class GAN(AdversarialModel):
     def default_discriminator(self, image_shape: Sequence[int]) -> keras.Model:
         return mlp.mlp_discriminator(image_shape)
 
-    def default_optimizers(self) -> tuple[Adam, Adam]:
-        """The recipe's, of D and of G, with the first learning rates for all steps."""
-        return Adam(5e-4, 0.5, 0.99), Adam(1e-3, 0.5, 0.99)
-
     # --- The step: Algorithm 1 -------------------------------------------------------------------
 
     def train_step(self, data) -> dict:
         """k updates of D, each on its own part of the batch, then one of G."""
         parts = self._split(inputs.as_batch(data, self.image_shape, self.num_classes))
         for part, (reals, labels) in enumerate(parts):
-            draw = self.global_step * len(parts) + part
+            draw = self.global_step * len(parts) + part  # number of D's update
             latents = self._draw_latents(replicas.num_rows(reals), draw)
             with tf.GradientTape() as g_tape:
                 fakes = self.generate(latents, labels, training=True)
@@ -101,11 +100,13 @@ class GAN(AdversarialModel):
     def _apply(optimizer, gradients, weights):
         """Updates weights by gradients of the scaled loss; returns the norm () without the scale.
 
-        With several replicas each returns the norm of its own share of the batch.
+        That of this replica's share of the batch.
         """
+        if not weights:  # all are frozen
+            return tf.zeros([])
         parts = tf.distribute.get_replica_context().num_replicas_in_sync
         scale = optimizer.scale_loss(tf.ones([])) / parts  # before `apply`, which may change it
-        norm = tf.linalg.global_norm(gradients) / scale if gradients else tf.zeros([])
+        norm = tf.linalg.global_norm(gradients) / scale
         optimizer.apply(optimizers.spread_non_finite(gradients), weights)
         return norm
 
@@ -155,16 +156,14 @@ class GAN(AdversarialModel):
         if self.gradient_penalty:
             # The seed's complement keeps this stream apart from the latents', whose seeds are >= 0.
             uniform, num = tf.random.stateless_uniform, replicas.num_rows(reals)
-            alpha = draws.draw(uniform, num, 1, ~self.seed, draw)
-            alpha = tf.reshape(alpha, [-1, 1, 1, 1])
-            penalty += self.gradient_penalty * losses.gradient_penalty(
-                logits_of, reals, fakes, alpha
-            )
+            alpha = tf.reshape(replicas.draw(uniform, num, 1, ~self.seed, draw), [-1, 1, 1, 1])
+            norm = losses.gradient_penalty(logits_of, reals, fakes, alpha)
+            penalty += self.gradient_penalty * norm
         return penalty
 
     def _draw_latents(self, num, draw):
         """N(0, 1) latents (num, Z) of this replica."""
-        return draws.draw(tf.random.stateless_normal, num, self.latent_dim, self.seed, draw)
+        return replicas.draw(tf.random.stateless_normal, num, self.latent_dim, self.seed, draw)
 
     def _altered(self, images, draw, use: int):
         """Images (B, H, W, C) as D sees them; `use` 0 to 2 of a draw are altered independently."""
@@ -181,7 +180,8 @@ class GAN(AdversarialModel):
         what `keras.callbacks.TerminateOnNaN` looks at.
         """
         accuracies = ("d_real_accuracy", "d_fake_accuracy")
-        return ("d_loss", "g_loss", *accuracies, "d_gradient_norm", "g_gradient_norm")
+        of_head = ("d_class_accuracy",) if len(self.discriminator.outputs) > 1 else ()
+        return ("d_loss", "g_loss", *accuracies, "d_gradient_norm", "g_gradient_norm", *of_head)
 
     @property
     def metrics(self) -> list[keras.metrics.Metric]:
@@ -205,9 +205,13 @@ class GAN(AdversarialModel):
         return self._track(logs | self._accuracies(real, fake, labels))
 
     def _accuracies(self, real: DiscriminatorOutput, fake: DiscriminatorOutput, labels) -> dict:
-        """(B,) each: 1.0 where D is right about real images, and about generated ones."""
+        """(B,) each: 1.0 where D is right about real images, generated ones, and real classes."""
         on_real, on_fake = losses.accuracies(self.objective, real.logits, fake.logits)
-        return {"d_real_accuracy": on_real, "d_fake_accuracy": on_fake}
+        logs = {"d_real_accuracy": on_real, "d_fake_accuracy": on_fake}
+        if real.class_logits is not None:
+            classes = tf.argmax(real.class_logits, axis=-1, output_type=labels.dtype)
+            logs["d_class_accuracy"] = tf.cast(classes == labels, tf.float32)
+        return logs
 
     def _track(self, logs: dict) -> dict:
         """Adds values, (B,) per example or () per step, to the running means; returns the means."""
@@ -223,8 +227,8 @@ class GAN(AdversarialModel):
     def skipped_updates(self) -> int:
         """Updates of D and G that were skipped since `compile`: their gradients were not finite."""
         due = self.steps_done * (self.discriminator_steps + 1)
-        made = number(self.d_optimizer.iterations) + number(self.g_optimizer.iterations)
-        return due - made - self._skipped_before
+        made = self.d_optimizer.iterations.numpy() + self.g_optimizer.iterations.numpy()
+        return int(due - made) - self._skipped_before
 
     # --- Keras's interface -----------------------------------------------------------------------
 
@@ -247,16 +251,14 @@ class GAN(AdversarialModel):
         """Sets how the two networks learn, and returns the model.
 
         Args:
-          d_optimizer: Keras optimizer of the discriminator. Default: the recipe's Adam.
-          g_optimizer: likewise of the generator; both are given, or none.
+          d_optimizer, g_optimizer: Keras optimizers, both or none. Default: the recipe's Adam.
           loss: a key of `losses.OBJECTIVES`, or an own `losses.Objective`: a pair of functions of
             logits, (real, fake) -> (B,) of the discriminator and (fake, real) -> (B,) of the
             generator.
-          discriminator_steps: k of Algorithm 1, discriminator updates per generator update. The
-            batch is split into k equal parts, one for each.
+          discriminator_steps: k of Algorithm 1: updates of D, each on a part of the batch.
           label_smoothing: lowers D's target for real images from 1 (Salimans et al. 2016).
-          r1: gamma; adds gamma / 2 |dD/dx|^2 at real images to D's loss (Mescheder et al. 2018).
-          r2: the same at generated images.
+          r1, r2: gamma; adds gamma / 2 |dD/dx|^2 to D's loss, at real and at generated images
+            (Mescheder et al. 2018).
           gradient_penalty: weight of (|dD/dx| - 1)^2 between real and generated images (Gulrajani
             et al. 2017). Default: 10 for "wasserstein", else 0.
           decay_steps: training steps in which the default optimizers' learning rates fall to 5 %
@@ -265,14 +267,14 @@ class GAN(AdversarialModel):
           jit_compile: compile the step with XLA; `runtime.use_xla` says where it is faster.
           **kwargs: `run_eagerly` and `steps_per_execution` of `keras.Model.compile`.
 
-        Keras's `LearningRateScheduler` and `ReduceLROnPlateau` work on both optimizers, each with
-        its own learning rate.
-
         Raises:
-          ValueError: unknown loss, a value out of its range, a penalty on a discriminator with
-            batch norm, or an argument of Keras that has no meaning for two networks.
+          ValueError: unknown loss, a penalty on a discriminator with batch norm, or an argument of
+            Keras that has no meaning for two networks.
         """
-        rules.check_compile_arguments(kwargs)
+        for name in ("optimizer", "metrics", "weighted_metrics", "loss_weights"):
+            if name in kwargs:
+                advice = "Two networks have d_optimizer and g_optimizer, and no targets for metrics"
+                raise ValueError(f"{name}: expected none. {advice}; a callback may score samples")
         objective, augmentations = losses.get(loss, label_smoothing), rules.augmentations(augment)
         if discriminator_steps < 1:
             raise ValueError(f"discriminator_steps: expected >= 1; received {discriminator_steps}")
@@ -280,8 +282,11 @@ class GAN(AdversarialModel):
             gradient_penalty = rules.GRADIENT_PENALTIES.get(str(loss), 0.0)
         penalties = {"r1": r1, "r2": r2, "gradient_penalty": gradient_penalty}
         rules.check_penalties(networks.has_batch_norm(self.discriminator), **penalties)
-        given = optimizers.check_pair(d_optimizer, g_optimizer, decay_steps)
-        d_optimizer, g_optimizer = given or self._decaying(decay_steps, discriminator_steps)
+        optimizers.check_pair(d_optimizer, g_optimizer, decay_steps)
+        if d_optimizer is None:
+            d_steps = decay_steps * discriminator_steps if decay_steps else None
+            rates = map(optimizers.decayed, self.learning_rates, (d_steps, decay_steps))
+            d_optimizer, g_optimizer = (Adam(rate, self.beta_1, 0.99) for rate in rates)
         # No optimizer for Keras: it would create an RMSprop that nothing uses.
         super().compile(optimizer=None, jit_compile=jit_compile, **kwargs)
         self.objective, self.augmentations = objective, augmentations
@@ -293,31 +298,16 @@ class GAN(AdversarialModel):
         self.means = RunningMeans(self.log_keys, ("d_gradient_norm", "g_gradient_norm"))
         self._skipped_before = 0
         self._skipped_before = self.skipped_updates  # of optimizers that are no longer here
-        of_steps = {"discriminator_steps": discriminator_steps, "jit_compile": jit_compile}
         of_loss = {"loss": loss, "label_smoothing": label_smoothing, "augment": augment}
+        of_steps = {"discriminator_steps": discriminator_steps, "jit_compile": jit_compile}
         self._compile_arguments = of_loss | penalties | of_steps | kwargs
         return self
 
-    def _decaying(self, decay_steps: int | None, discriminator_steps: int) -> tuple[Adam, Adam]:
-        """The default optimizers, whose learning rates fall in `decay_steps` training steps."""
-        of_d, of_g = self.default_optimizers()
-        if decay_steps:
-            optimizers.decay(of_d, decay_steps * discriminator_steps)
-            optimizers.decay(of_g, decay_steps)
-        return of_d, of_g
-
     def _maybe_symbolic_build(self, iterator=None, data_batch=None) -> None:
-        """Does nothing: the networks are built.
-
-        Keras 3.15 builds models under a strategy with a batch of the data, which is then missing.
-        """
+        """Does nothing, as the networks are built; Keras's takes a batch from the data for it."""
 
     def training_state(self) -> dict[str, list]:
-        """Every variable that training reads or writes, by owner: the content of a checkpoint.
-
-        Networks include batch norm's statistics and dropout's seeds; optimizers include slots and
-        loss scales.
-        """
+        """Every variable that training reads or writes, by owner: the content of a checkpoint."""
         return {
             "global_step": [self.global_step],
             "generator": self.generator.variables,

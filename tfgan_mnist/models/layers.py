@@ -19,11 +19,6 @@ def normalised(layer: keras.Layer, spectral_norm: bool, name: str | None = None)
     call, those of G's update among them, where the paper divides on the fly and trains the
     undivided kernel. Such layers compute in float32 whatever the policy: the kernel that is written
     back would be rounded to half precision at every step, and small updates would vanish.
-
-    Args:
-      layer: not built yet.
-      spectral_norm: whether to wrap it.
-      name: of the result.
     """
     if spectral_norm:
         layer.dtype_policy = keras.DTypePolicy("float32")
@@ -58,11 +53,10 @@ class BatchNormalization(layers.BatchNormalization):
     Keras composes it of a dozen operations, each of which reads and writes all activations.
     """
 
-    def call(self, inputs, training=None, mask=None):
-        special = self.synchronized or mask is not None or getattr(self, "renorm", False)
+    def call(self, inputs, training=None):
         last = self.axis in (-1, len(inputs.shape) - 1)
-        if not (training and self.trainable and last) or special:
-            return super().call(inputs, training=training, mask=mask)
+        if not (training and self.trainable and last) or self.synchronized:
+            return super().call(inputs, training=training)
         channels = inputs.shape[-1]
         outputs, mean, variance, *_ = tf.raw_ops.FusedBatchNormV3(
             x=tf.reshape(inputs, [-1, 1, 1, channels]),
@@ -138,11 +132,11 @@ def _of_kernel(x, shape, upstream):
 
 
 def _has_fast_form(layer, channels: int) -> bool:
+    """Whether `_transposed` and `_strided` do what a convolution of an image's channels does."""
     return (
         channels <= FEW_CHANNELS
         and layer.activation is keras.activations.linear
         and layer.data_format == "channels_last"
-        and layer.dilation_rate in (1, (1, 1))
         and layer.padding == "same"
         and tuple(layer.strides) == (2, 2)
         and layer.kernel_size[0] == layer.kernel_size[1]
@@ -172,7 +166,7 @@ class Conv2D(layers.Conv2D):
     def call(self, inputs, training=False):
         _, height, width, channels = inputs.shape
         even = height and width and height % 2 == width % 2 == 0
-        if not (training and even and self.groups == 1 and _has_fast_form(self, channels)):
+        if not (training and even and _has_fast_form(self, channels)):
             return super().call(inputs)
         outputs = _strided(inputs, tf.convert_to_tensor(self.kernel))
         return outputs + self.bias if self.use_bias else outputs

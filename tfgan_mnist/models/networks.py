@@ -19,8 +19,7 @@ def all_layers(network: keras.Layer) -> list[keras.Layer]:
 
 def has_batch_norm(network: keras.Model) -> bool:
     """Whether images of a batch have an influence on each other's outputs in training."""
-    kinds = (keras.layers.BatchNormalization,)
-    return any(isinstance(layer, kinds) for layer in all_layers(network))
+    return any(isinstance(each, keras.layers.BatchNormalization) for each in all_layers(network))
 
 
 @contextlib.contextmanager
@@ -50,69 +49,52 @@ def clone(network: keras.Model) -> keras.Model:
     return copied
 
 
+def image_shape_of(
+    generator: keras.Model | None, discriminator: keras.Model | None, packing: int
+) -> tuple[int, ...]:
+    """(H, W, C) of the network that is there, or 28x28x1."""
+    if generator is not None:
+        return tuple(generator.outputs[0].shape[1:])
+    if discriminator is not None:
+        *sides, channels = discriminator.inputs[0].shape[1:]
+        return (*sides, channels // packing)
+    return (28, 28, 1)
+
+
 def packed_shape(image_shape: Sequence[int], packing: int) -> tuple[int, ...]:
     """(H, W, C) -> (H, W, C * packing), of what the discriminator sees."""
+    if len(image_shape) != 3:
+        raise ValueError(f"networks: expected images (H, W, C); received {tuple(image_shape)}")
     height, width, channels = image_shape
     return height, width, channels * packing
 
 
-def image_shape_of(
-    generator: keras.Model | None,
-    discriminator: keras.Model | None,
-    image_shape: Sequence[int] | None,
-    packing: int = 1,
-) -> tuple[int, ...]:
-    """(H, W, C) of the networks: as given, or that of the one which is there, or 28x28x1.
-
-    The discriminator's images have C * `packing` channels.
-
-    Raises:
-      ValueError: a given network has another one.
-    """
-    found = {"image_shape": tuple(image_shape)} if image_shape is not None else {}
-    if generator is not None:
-        found["generator"] = tuple(generator.outputs[0].shape[1:])
-    if discriminator is not None:
-        *sides, channels = discriminator.inputs[0].shape[1:]
-        if packing > 1:
-            if not channels or channels % packing:
-                raise ValueError(
-                    f"discriminator: expected images of {packing} times the generator's channels, "
-                    f"as packing={packing}; received {channels} channels"
-                )
-            channels //= packing
-        found["discriminator"] = (*sides, channels)
-    shapes = list(found.values()) or [(28, 28, 1)]
-    if any(shape != shapes[0] for shape in shapes):
-        received = ", ".join(f"{name} {shape}" for name, shape in found.items())
-        raise ValueError(f"networks: expected images of one shape; received {received}")
-    if len(shapes[0]) != 3 or None in shapes[0]:
-        raise ValueError(f"networks: expected images (H, W, C); received {shapes[0]}")
-    return shapes[0]
-
-
 def check(
-    generator: keras.Model, discriminator: keras.Model, num_classes: int | None = None
+    generator: keras.Model,
+    discriminator: keras.Model,
+    image_shape: tuple[int, ...],
+    seen_shape: tuple[int, ...],
+    num_classes: int | None,
 ) -> None:
-    """Checks the inputs and outputs of two networks against each other.
+    """Checks two networks against each other: G makes `image_shape`, D reads `seen_shape`.
 
     Raises:
-      ValueError: latents that are not (B, Z), a number of inputs that does not fit the model,
-        another number of classes than `num_classes`, or a discriminator that does not return logits
-        (B, 1).
+      ValueError: inputs or outputs of other shapes, another number of classes, or a discriminator
+        that does not end in logits.
     """
-    latents = generator.inputs[0].shape
-    if len(latents) != 2:
-        raise ValueError(f"generator: expected latents of shape (B, Z); received {latents}")
-    names = ("latents", "images") if num_classes is None else ("latents, labels", "images, labels")
-    for network, expected in zip((generator, discriminator), names):
-        if len(network.inputs) != len(expected.split()):
+    labels = [] if num_classes is None else [()]
+    heads = [(num_classes,)] * (len(discriminator.outputs) - 1)
+    for network, given, made in (
+        (generator, [generator.inputs[0].shape[-1:], *labels], [image_shape]),
+        (discriminator, [seen_shape, *labels], [(1,), *heads]),
+    ):
+        inputs = [each.shape[1:] for each in network.inputs]
+        outputs = [each.shape[1:] for each in network.outputs]
+        if (inputs[0], len(inputs), outputs) != (given[0], len(given), made):
             raise ValueError(
-                f"{network.name}: expected the inputs {expected}; received {len(network.inputs)}"
+                f"{network.name}: expected inputs of shapes {given} and outputs {made}; received "
+                f"inputs {inputs} and outputs {outputs}"
             )
-    logits, *class_logits = discriminator.outputs
-    if tuple(logits.shape[1:]) != (1,):
-        raise ValueError(f"discriminator: expected logits of shape (B, 1); received {logits.shape}")
     activation = _last_activation(discriminator)
     if activation in ("sigmoid", "softmax"):
         raise ValueError(
@@ -120,10 +102,8 @@ def check(
             "Remove it: the losses contain the sigmoid."
         )
     if num_classes is not None:
-        expected_classes = {num_classes}
         found = classes_of(generator, discriminator)
-        found |= {head.shape[-1] for head in class_logits}
-        if found - expected_classes:
+        if found - {num_classes}:
             raise ValueError(
                 f"num_classes: expected {num_classes} in both networks; received "
                 f"{', '.join(map(str, sorted(found)))}"

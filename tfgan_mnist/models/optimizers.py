@@ -15,9 +15,7 @@ class Adam(keras.optimizers.Adam):
     """
 
     def apply(self, grads, trainable_variables=None):
-        if not self.built:
-            self.build(trainable_variables)
-        finite = tf.math.is_finite(tf.linalg.global_norm(grads)) if grads else tf.constant(True)
+        finite = tf.math.is_finite(tf.linalg.global_norm(grads))
         keras_apply = super().apply
 
         # Among replicas a condition around an update has to stand outside of them.
@@ -95,50 +93,35 @@ def spread_non_finite(gradients: list) -> list:
     Keras's loss scale, and `Adam`, look at the first replica only.
     """
     context = tf.distribute.get_replica_context()
-    if context.num_replicas_in_sync == 1 or not gradients:
+    if context.num_replicas_in_sync == 1:
         return gradients
     zero = 0.0 * tf.linalg.global_norm(gradients)  # or NaN
     zero = context.all_reduce(tf.distribute.ReduceOp.SUM, zero)
 
-    def add(gradient):
-        if isinstance(gradient, tf.IndexedSlices):
-            values = gradient.values + zero
-            return tf.IndexedSlices(values, gradient.indices, gradient.dense_shape)
-        return gradient + zero
+    def add(part):  # of sparse gradients also the indices, which are integers
+        return part + zero if part.dtype.is_floating else part
 
-    return [add(gradient) for gradient in gradients]
+    return tf.nest.map_structure(add, gradients, expand_composites=True)
 
 
-def decayed(learning_rate: float, steps: int, end: float = rules.FINAL_RATE):
+def decayed(learning_rate: float, steps: int | None, end: float = rules.FINAL_RATE):
     """A learning rate that falls along a cosine, in `steps` updates, to the share `end` of it."""
-    if end == 1:
+    if steps is None or end == 1:
         return learning_rate
     return keras.optimizers.schedules.CosineDecay(learning_rate, decay_steps=steps, alpha=end)
 
 
-def decay(optimizer: keras.optimizers.Optimizer, steps: int) -> None:
-    """Lets the learning rate of an optimizer fall as the recipes' do."""
-    optimizer.learning_rate = decayed(float(optimizer.learning_rate), steps)
-
-
-def check_pair(d_optimizer, g_optimizer, decay_steps: int | None) -> tuple | None:
-    """The two optimizers of `compile`; None where none is given.
-
-    Raises:
-      ValueError: one without the other, one for both, or `decay_steps` beside them.
-    """
-    if d_optimizer is None and g_optimizer is None:
-        return None
-    if d_optimizer is None or g_optimizer is None:
+def check_pair(d_optimizer, g_optimizer, decay_steps: int | None) -> None:
+    """Raises ValueError for one optimizer of two, one for both, or `decay_steps` with any."""
+    if (d_optimizer is None) != (g_optimizer is None):
         raise ValueError("expected both d_optimizer and g_optimizer, or none; received one of them")
-    if d_optimizer is g_optimizer and isinstance(d_optimizer, keras.optimizers.Optimizer):
+    if isinstance(d_optimizer, keras.optimizers.Optimizer) and d_optimizer is g_optimizer:
         raise ValueError("g_optimizer: expected an optimizer of its own; received d_optimizer")
-    if decay_steps:
+    if d_optimizer is not None and decay_steps:
         raise ValueError(
             "decay_steps: expected none with optimizers of your own; give them a schedule instead, "
             "such as keras.optimizers.schedules.CosineDecay"
         )
-    return d_optimizer, g_optimizer
 
 
 class Both:
@@ -148,14 +131,8 @@ class Both:
 
     def __init__(self, *optimizers: keras.optimizers.Optimizer):
         self.optimizers = optimizers  # where Keras 3.15 looks for several
-
-    @property
-    def iterations(self):
-        return self.optimizers[-1].iterations
-
-    @property
-    def variables(self) -> list:
-        return [variable for optimizer in self.optimizers for variable in optimizer.variables]
+        self.variables = [each for optimizer in optimizers for each in optimizer.variables]
+        self.iterations = optimizers[-1].iterations
 
     def get_config(self) -> dict:
         raise ValueError("expected a file name ending in .keras; older formats know one optimizer")
@@ -167,16 +144,8 @@ def prepare(optimizer, network: keras.Model) -> keras.optimizers.Optimizer:
     Args:
       optimizer: what `keras.optimizers.get` takes.
       network: whose trainable weights it updates.
-
-    Raises:
-      ValueError: an optimizer that averages weights, which the model does itself.
     """
     optimizer = keras.optimizers.get(optimizer)
-    if getattr(optimizer, "inner_optimizer", optimizer).use_ema:
-        raise ValueError(
-            f"{optimizer.name}: expected use_ema=False; received True. The model averages the "
-            "generator's weights itself: give ema=0.999 to its constructor."
-        )
     # float16 gradients under 6e-8 vanish. Keras would scale only `model.optimizer`.
     half = any(layer.dtype_policy.compute_dtype == "float16" for layer in network.layers)
     if half and not isinstance(optimizer, keras.optimizers.LossScaleOptimizer):

@@ -21,16 +21,15 @@ class AfterKeras(MetaPathFinder):
             return None
         sys.meta_path.remove(self)
         spec = importlib.util.find_spec(fullname)
-        if spec is None or spec.loader is None:
-            return spec
-        execute = spec.loader.exec_module
+        if spec and spec.loader:
+            execute = spec.loader.exec_module
 
-        def execute_and_register(module):
-            execute(module)
-            if not any(name in sys.modules for name in MODULES):  # one of them imports Keras
-                import_models()
+            def execute_and_register(module):
+                execute(module)
+                if not any(name in sys.modules for name in MODULES):  # one of them imports Keras
+                    import_models()
 
-        spec.loader.exec_module = execute_and_register  # type: ignore[method-assign]
+            spec.loader.exec_module = execute_and_register  # type: ignore[method-assign]
         return spec
 
 

@@ -1,4 +1,6 @@
-"""Which rows of the global batch a replica has."""
+"""Which rows of the global batch a replica has, and its random numbers for them."""
+
+from collections.abc import Callable
 
 import tensorflow as tf
 
@@ -31,3 +33,25 @@ def share_of_mean(per_example):
     _, total = place_of(num)
     share = tf.cast(num, tf.float32) / tf.cast(total, tf.float32)
     return tf.math.multiply_no_nan(tf.reduce_mean(per_example), share)  # 0 without rows
+
+
+def draw(distribution: Callable, num, width: int, seed: int, number):
+    """(num, width) random numbers of this replica, a function of (seed, number).
+
+    Every replica draws those of the global batch and keeps its rows, so that the number of replicas
+    does not change what is drawn.
+
+    Args:
+      distribution: `tf.random.stateless_normal` or `tf.random.stateless_uniform`.
+      num: the replica's examples.
+      width: numbers for each.
+      seed: of the stream.
+      number: of the draw within the stream.
+    """
+    first, total = place_of(num)
+    numbers = distribution(
+        [total, width],
+        seed=tf.stack([tf.constant(seed, tf.int64), tf.cast(number, tf.int64)]),
+        alg="philox",  # the default depends on the device, and on XLA
+    )
+    return numbers[first : first + num]

@@ -15,10 +15,9 @@ class RunningMeans(keras.metrics.Metric):
     Values of `finite_keys` that are NaN or infinite are left out, those of other keys are not.
     """
 
-    def __init__(self, keys: Sequence[str], finite_keys: Sequence[str] = (), name: str = "means"):
-        super().__init__(name=name)
-        self.keys = tuple(keys)
-        self.finite_keys = tuple(finite_keys)
+    def __init__(self, keys: Sequence[str], finite_keys: Sequence[str]):
+        super().__init__(name="means")
+        self.keys, self.finite_keys = tuple(keys), tuple(finite_keys)
         # For each key the total and the count.
         self.sums = [
             keras.Variable(0.0, dtype="float32", trainable=False) for _ in range(2 * len(keys))
