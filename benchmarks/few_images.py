@@ -45,7 +45,7 @@ def measure(run: Path, variant: str, num: int) -> None:
     from tfgan_mnist.evaluation import choice, protocol
 
     mnist, few = data.load("mnist"), data.load(config.dataset)
-    plan = generate.independent(source, protocol.NUM, None, 0, protocol.NUM)
+    plan = generate.independent(source, protocol.NUM, None, 0)
     found = protocol.evaluate(
         choice.find(mnist),
         mnist._replace(train=few.train, name=f"{num} digits"),

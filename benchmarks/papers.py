@@ -54,7 +54,7 @@ def samples(source: generate.Source, marks: list[int], num_classes: int):
             num = min(CHUNK, mark - start)
             labels = [(start + i) % num_classes for i in range(num)]
             # A seed for each chunk, as latents follow from seed and index.
-            plan = generate.independent(source, num, labels, start, num)
+            plan = generate.independent(source, num, labels, start)
             yield generate.draw(source, plan), plan.labels
             start += num
 

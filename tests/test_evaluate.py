@@ -116,7 +116,7 @@ def test_real_images_are_near_the_baseline(results_of, tmp_path, mnist, monkeypa
         results["features"],
         f"{scores['fid']:.4g}",
         f"{real['fid']:.4g}",
-        f"FID of {low:.4g} to {high:.4g}",
+        f"interval of the FID, over samples: {low:.4g} to {high:.4g}",
     ):
         assert text in output
     with Image.open(tmp_path / runs.REPORT) as picture:
@@ -285,7 +285,7 @@ def test_runs_side_by_side(command, tmp_path, capsys):
 
     others = [evaluated_run(tmp_path, "cdcgan", i, fid) for i, fid in enumerate((4.0, 5.0))]
     command("--run", *made, *others)
-    chance = "| FID, p of no difference to gan"
+    chance = "| FID, p-value against gan"
     (line,) = (x for x in capsys.readouterr().out.splitlines() if x.startswith(chance))
     assert [cell.strip() for cell in line.split("|")[2:4]] == ["", "0.1"]  # of ten divisions
 

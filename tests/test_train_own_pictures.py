@@ -58,7 +58,7 @@ def command(module, *flags):
 def test_from_a_folder_to_an_export(tmp_path, run_train, capsys, monkeypatch):
     monkeypatch.chdir(tmp_path)
     root = draw_pets(tmp_path / "pets")
-    run = run_train("--dataset=pets", "--augment=auto")
+    run = run_train("--dataset=pets")
     output = capsys.readouterr().out
     assert "batch_size: " in output
     assert "instead of 32" in output
@@ -67,7 +67,7 @@ def test_from_a_folder_to_an_export(tmp_path, run_train, capsys, monkeypatch):
     config, facts = runs.read(run)
     assert config.dataset == str(root)
     assert (config.image_size, config.channels) == (28, 3)
-    assert config.augment == "translation,cutout,color"
+    assert config.augment == "translation"
     assert facts.class_names == ("cat", "dog")
     grid = np.asarray(Image.open(run / "samples" / "epoch_001.png"))
     named = grid.shape[1] - 2 * 302  # ten samples of 28 pixels, enlarged

@@ -70,7 +70,8 @@ class Config:
         1, "samples that D sees joined along the channels", at_least=1, only=("gan", "dcgan")
     )
     augment: str = option(
-        "none", "augmentations of D's input: translation,cutout,color; auto: all with few images"
+        "auto",
+        "of D's input: none, or of translation,cutout,color; auto: translation of few images",
     )
 
     # Optimizers (Adam)
@@ -179,7 +180,9 @@ class Config:
         own = [
             f"{key} = {_as_toml(value)}"
             for key, value in values.items()
-            if value != getattr(recipe, key) and key not in shown + resolved
+            if value != getattr(recipe, key)
+            and key not in shown + resolved
+            and (key, value) != ("augment", "none")  # what "auto" means for most data
         ]
         return (
             f"{self.model} on {values['dataset']}: {self.epochs} epochs of "

@@ -11,8 +11,6 @@ from tfgan_mnist.evaluation.random_features import RandomFeatures
 
 MIN_LABELLED = 1000  # training images for a classifier
 
-AnyExtractor = Extractor
-
 
 def find(data_set: ImageData, data_dir: str = "") -> Extractor:
     """The classifier of a data set, or `RandomFeatures` without labels or with few images.

@@ -1,6 +1,7 @@
 """A comparison of runs: means over seeds with standard errors, and FID over time."""
 
 import itertools
+import math
 import statistics
 from collections.abc import Sequence
 from dataclasses import asdict
@@ -18,6 +19,7 @@ PICTURE = "comparison.png"
 NOT_COMPARED = ("seed", *PLACES, "tensorboard")
 # These have to be equal for values to be comparable.
 PROTOCOL = ("dataset", "split", "generated", "real", "features")
+MAX_TESTED = 10  # runs of a group in the permutation test: 184,756 divisions, half a second
 SECONDS = (
     ("training_seconds", "training, s", "lower"),
     ("evaluation_seconds", "evaluations, s", "lower"),
@@ -104,9 +106,9 @@ def describe(groups: Groups) -> str:
         if any(cells):
             rows.append([name, *cells, _cell([real.get(key)]), better])
     fids = [[fid for each in members if (fid := each["fid"]) is not None] for members in values]
-    if len(fids) > 1 and all(len(members) > 1 for members in fids):
+    if len(fids) > 1 and all(1 < len(members) <= MAX_TESTED for members in fids):
         chances = [f"{permutation_test(fids[0], others):.2g}" for others in fids[1:]]
-        rows.append([f"FID, p of no difference to {next(iter(groups))}", "", *chances, "", ""])
+        rows.append([f"FID, p-value against {next(iter(groups))}", "", *chances, "", ""])
     widths = [max(map(len, column)) for column in zip(*rows)]
     rows.insert(1, ["-" * width for width in widths])
     second = f", second {first['second']['features']}" if "second" in first else ""
@@ -135,8 +137,9 @@ def permutation_test(a: Sequence[float], b: Sequence[float]) -> float:
         return abs(sum(chosen) / len(chosen) - rest / (len(together) - len(chosen)))
 
     observed = difference(a) * (1 - 1e-9)  # equal but for rounding
-    divisions = list(itertools.combinations(together, len(a)))
-    return sum(difference(each) >= observed for each in divisions) / len(divisions)
+    divisions = math.comb(len(together), len(a))
+    larger = (difference(each) >= observed for each in itertools.combinations(together, len(a)))
+    return sum(larger) / divisions
 
 
 def write(groups: Groups, folder: Path) -> None:

@@ -94,7 +94,7 @@ def _table(results: dict[str, Any]) -> list[str]:
             ratio = f"{value / real:.3g}" if value is not None and real and not by_chance else ""
             lines.append(f"{name:32}{cells}{ratio:>9}  {better}")
     low, high = results["fid_interval"]
-    lines.append(f"95 % of as many other samples: FID of {low:.4g} to {high:.4g}")
+    lines.append(f"95 % interval of the FID, over samples: {low:.4g} to {high:.4g}")
     return lines
 
 

@@ -12,6 +12,7 @@ from tfgan_mnist.config import Config
 from tfgan_mnist.data import ImageData, Split, pictures, pixels
 from tfgan_mnist.errors import UserError
 from tfgan_mnist.evaluation import choice, curves, protocol, report
+from tfgan_mnist.evaluation.extractor import Extractor
 from tfgan_mnist.exports import card, saved_model, versions
 from tfgan_mnist.models.base import INFERENCE_BATCH
 from tfgan_mnist.models.gan import GAN
@@ -40,7 +41,7 @@ def write_report(
     model: GAN,
     data_set: ImageData,
     test: dict[str, float],
-    extractor: choice.AnyExtractor | None,
+    extractor: Extractor | None,
     data_dir: str,
 ) -> None:
     """Writes metrics.json and report.png, and prints the scores on the test images.
