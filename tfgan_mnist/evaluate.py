@@ -14,13 +14,15 @@ Method:
   those of a classifier otherwise: no recipe was chosen by them. "Real" is the real-data
   baseline: the same metric on as many training images, or on the test images for label accuracy and
   the nearest training image. Nearly all metrics depend on the number of samples and on the
-  features: compare equal ones only.
+  features: compare equal ones only. From 5,000 samples on, the FID is also extrapolated to
+  infinitely many; its interval is what other samples of the same weights would give.
 
 Output:
   A table; metrics.json (under "samples") and report.png in --output. The default is the run's
   folder; without a run nothing is written. Several runs: results for the same checkpoint, number
   and seed are read from a run's metrics.json. Runs that differ in the seed only share a column:
-  mean and standard error. --output receives comparison.md, and FID over time as comparison.png.
+  mean and standard error. Groups of 2 to 10 seeds are compared with the first by a permutation test
+  of their FIDs. --output receives comparison.md, and FID over time as comparison.png.
 """
 
 import argparse
