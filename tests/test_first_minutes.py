@@ -147,6 +147,8 @@ def test_a_figure_below_real_images_is_explained(fid):
     results = dict.fromkeys(("source", "split", "dataset", "seed", "seconds", "pixel_range"), "x")
     results |= {"generated": 1000, "real": 1000, "features": "c", "nearest_of": 9}
     results |= {"class_histogram": [1] * 10, "real_class_histogram": [1] * 10}
-    text = report.describe(results | {"scores": scores, "floor": {"fid": 0.5}})
+    text = report.describe(
+        results | {"scores": scores, "floor": {"fid": 0.5}, "fid_interval": [0, 1]}
+    )
     assert ("does not mean that samples are better" in text) == (fid < 0.5)
     assert max(map(len, text.splitlines())) <= 80

@@ -357,7 +357,7 @@ def test_samples_come_from_the_average_and_training_keeps_the_last_weights():
     [
         ("gan", {"packing": 2, "gradient_penalty": 1.0}),
         ("dcgan", {"packing": 2, "augment": "translation,color", "discriminator_steps": 2}),
-        ("cdcgan", {"class_head": True, "embedding_dim": 4}),
+        ("cdcgan", {"embedding_dim": 4}),
     ],
 )
 def test_every_way_to_images_gives_the_same_and_a_file_trains_on(name, options, tmp_path):
