@@ -45,6 +45,19 @@ def command(monkeypatch, *flags):
     return stop.value.code
 
 
+def test_of_two_commands_one_gets_a_number(tmp_path, monkeypatch):
+    (tmp_path / "1.onnx").write_text("of another command")
+    numbers = iter([1, 2])  # when this one looked, it was not there
+    monkeypatch.setattr(formats, "next_number", lambda _: next(numbers))
+    assert formats.export_file(passing_through(), tmp_path, "onnx").name == "2.onnx"
+    assert (tmp_path / "1.onnx").read_text() == "of another command"
+    monkeypatch.setattr(formats, "next_number", lambda _: 3)
+    monkeypatch.setattr(formats.files, "write_atomically", lambda _: 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+        formats.export_file(passing_through(), tmp_path, "onnx")
+    assert sorted(os.listdir(tmp_path)) == ["1.onnx", "2.onnx"]
+
+
 def test_images_are_those_of_keras(exported):
     model, format_name, path = exported
     request = request_of(model, 12)

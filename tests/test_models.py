@@ -178,16 +178,19 @@ TEN_CLASSES, THREE_CLASSES = {"width": 4}, {"width": 4, "num_classes": 3}
 @pytest.mark.parametrize(
     ("make", "message"),
     [
-        (lambda: gan(mlp_discriminator((8, 8, 3))), "inputs of shapes [(8, 8, 1)]"),
-        (lambda: gan(mlp_discriminator(SHAPE), packing=2), "inputs of shapes [(8, 8, 2)]"),
+        (lambda: gan(mlp_discriminator((8, 8, 3))), "inputs of shapes {'images': (8, 8, 1)"),
+        (lambda: gan(mlp_discriminator(SHAPE), packing=2), "inputs of shapes {'images': (8, 8, 2)"),
         (lambda: gan(discriminator(FLAT(), DENSE(2))), "outputs [(1,)]; received"),
         (lambda: gan(discriminator(FLAT(), SIGMOID)), "received the output of a sigmoid"),
         (lambda: GAN(discriminator(FLAT())), "expected images (H, W, C); received (64,)"),
         (
             lambda: GAN(discriminator(CONVOLUTION(1, 1))),
-            "expected inputs of shapes [(1,",
+            "expected inputs of shapes {'images': (1,",
         ),
-        (lambda: CDCGAN(mlp_generator()), "generator: expected inputs of shapes [(100,), ()]"),
+        (
+            lambda: CDCGAN(mlp_generator()),
+            "generator: expected inputs of shapes {'latents': (100,), 'labels': ()}",
+        ),
         (
             lambda: CDCGAN(
                 cdcgan.cdcgan_generator(**THREE_CLASSES), cdcgan.cdcgan_discriminator(**TEN_CLASSES)

@@ -298,6 +298,31 @@ def test_multi_worker_without_a_cluster_is_refused(monkeypatch):
         distribution.start("multi_worker", 1)
 
 
+@pytest.mark.parametrize(
+    ("addresses", "index"), [(["a:1", "b"], 0), (["a:99999"], 0), (["a:1", "b:1"], -1)]
+)
+def test_a_wrong_description_of_workers_is_refused(addresses, index, monkeypatch):
+    task = {"type": "worker", "index": index}
+    described = {"cluster": {"worker": addresses}, "task": task}
+    monkeypatch.setenv("TF_CONFIG", json.dumps(described))
+    with pytest.raises(UserError, match="TF_CONFIG: expected"):
+        cluster.find()
+
+
+@pytest.mark.parametrize("number", ["2", "x"])
+def test_slurm_without_the_environment_of_a_step_is_refused(number, monkeypatch):
+    monkeypatch.setenv("SLURM_STEP_NUM_TASKS", number)
+    with pytest.raises(UserError, match="SLURM: expected the environment of an srun step"):
+        cluster.find()
+
+
+@pytest.mark.parametrize("seconds", ["nan", "-1", "1e300"])
+def test_a_time_to_wait_is_finite(seconds, capsys):
+    with pytest.raises(SystemExit):
+        train.parser().parse_args([f"--wait_seconds={seconds}"])
+    assert f"expected 0 to 10,000,000; received {seconds}" in capsys.readouterr().err
+
+
 # --- What they share -----------------------------------------------------------------------------
 
 

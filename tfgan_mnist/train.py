@@ -1,5 +1,6 @@
 """Trains a GAN on a data set of images, from a configuration to an exported generator."""
 
+import argparse
 import contextlib
 import dataclasses
 import importlib.util
@@ -11,6 +12,8 @@ from tfgan_mnist import config as configuration
 from tfgan_mnist.config import Config
 from tfgan_mnist.errors import UserError
 from tfgan_mnist.training import cluster, resume
+
+MAX_SECONDS = 10_000_000  # a third of a year; timers have a limit
 
 if TYPE_CHECKING:  # flags are checked before TensorFlow starts
     from tfgan_mnist.data import ImageData, Split
@@ -208,12 +211,19 @@ def parser() -> cli.Parser:
     )
     devices.add_argument(
         "--wait_seconds",
-        type=float,
+        type=_seconds,
         default=cluster.WAIT_SECONDS,
         metavar="FLOAT",
         help="how long to wait for other workers (default: %(default)g)",
     )
     return parser
+
+
+def _seconds(text: str) -> float:
+    seconds = float(text)
+    if not 0 <= seconds < MAX_SECONDS:  # written so that NaN fails too
+        raise argparse.ArgumentTypeError(f"expected 0 to {MAX_SECONDS:,}; received {text}")
+    return seconds
 
 
 if __name__ == "__main__":

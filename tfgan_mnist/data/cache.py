@@ -57,7 +57,9 @@ def load(
             if not folder.is_dir():  # nobody else made it meanwhile
                 sys.stderr.write(f"Reading the pictures of {path}\n")
                 Image.init()  # loads Pillow's formats, before there are threads
-                source = folders.read(path, names) if path.is_dir() else arrays.read(path)
+                source = (
+                    folders.read(path, names, skip_broken) if path.is_dir() else arrays.read(path)
+                )
                 with files.write_atomically(folder) as partial:
                     chosen = _write(path, source, partial, look, skip_broken)
                 with contextlib.suppress(OSError):  # for who asks later for what was chosen
@@ -82,7 +84,7 @@ def _write(path: Path, source: Source, folder: Path, look: Look, skip_broken: bo
     folder.mkdir()
     size = look.size or squares.choose_size(source.shapes)
     decoded = look._replace(size=size, channels=look.channels or (1 if source.gray else 3))
-    splits, broken = {}, []
+    splits, broken = {}, list(source.broken)
     for name, rows in zip(("train", "test"), sources.split(source.digests, source.in_test)):
         splits[name], labels, left_out = _decode(source, rows, folder / name, decoded, skip_broken)
         np.save(folder / f"{name}_labels.npy", labels)

@@ -125,6 +125,12 @@ def load(
         files.
     """
     squares.check_color(background)
+    if image_size and not squares.MIN_SIZE <= image_size <= squares.MAX_SIZE:
+        raise UserError(
+            f"image_size: expected {squares.MIN_SIZE} to {squares.MAX_SIZE}; received {image_size}"
+        )
+    if channels not in (None, 0, 1, 3):
+        raise UserError(f"channels: expected 1 or 3; received {channels}")
     look = squares.Look(image_size or 0, channels or 0, background)
     name = canonical(name)
     if os.path.isabs(name):

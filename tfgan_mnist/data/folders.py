@@ -5,7 +5,6 @@ pictures/1.png      pictures/2.jpg             no classes
 pictures/train/...  pictures/test/...          either of these, with a test split of its own
 """
 
-import glob
 import os
 import re
 from pathlib import Path, PurePosixPath
@@ -36,34 +35,53 @@ class BrokenPicture(UserError):
 
 
 def list_files(root: Path) -> list[str]:
-    """The names of all files below a folder, relative to it, sorted, without hidden ones."""
-    found = glob.glob("**", root_dir=root, recursive=True)
-    return sorted(name for name in found if os.path.isfile(os.path.join(root, name)))
+    """The names of all files below a folder, relative to it, sorted, without hidden ones.
+
+    Raises:
+      OSError: a folder cannot be read.
+    """
+
+    def refuse(error: OSError):
+        raise error
+
+    found: list[str] = []
+    for folder, below, names in os.walk(root, onerror=refuse, followlinks=True):
+        below[:] = [name for name in below if not name.startswith(".")]
+        paths = (os.path.join(folder, name) for name in names if not name.startswith("."))
+        found += (os.path.relpath(path, root) for path in paths if os.path.isfile(path))
+    return sorted(found)
 
 
-def read(root: Path, names: list[str]) -> Source:
+def read(root: Path, names: list[str], skip_broken: bool) -> Source:
     """The pictures among the files of a folder.
 
     Raises:
       UserError: some pictures are in folders and some not.
+      BrokenPicture: one whose header cannot be read, unless `skip_broken`.
     """
-    kept, headers, others = [], [], []
+    kept, shapes, grays, others, broken = [], [], [], [], []
     for name, header in in_parallel(lambda name: _header(root / name), names, "Checking"):
-        if header:
-            kept.append(name)
-            headers.append(header)
-        else:
+        if header is None:
             others.append(name)
+        elif header[0]:
+            kept.append(name)
+            shapes.append(header[0])
+            grays.append(header[1])
+        else:
+            broken.append(name)
+            if not skip_broken:
+                decode(root / name, squares.Look(squares.MIN_SIZE, 1, "white"))  # says the reason
     labels, class_names, in_test = _arrange(root, kept)
     return Source(
         lambda i, look: decode(root / kept[i], look),
-        [shape for shape, _ in headers if shape],
-        all(gray for _, gray in headers),
+        shapes,
+        all(grays),
         labels,
         class_names,
         np.array([digest_of(os.fsencode(name)) for name in kept], np.uint64),
         in_test,
         others,
+        broken,
     )
 
 

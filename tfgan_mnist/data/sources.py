@@ -19,13 +19,14 @@ class Source(NamedTuple):
     """Images of a folder or an array, before they are decoded."""
 
     decode: Callable[[int, Look], np.ndarray]  # index -> uint8 (S, S, C)
-    shapes: Sequence[tuple[int, int]]  # (width, height) of each that can be read
+    shapes: Sequence[tuple[int, int]]  # (width, height) of each
     gray: bool  # all of them are stored as gray
     labels: np.ndarray  # int32 (N,) in [0, len(class_names)), or zeros
     class_names: tuple[str, ...]  # by label; empty: without labels
     digests: np.ndarray  # uint64 (N,), of the file's name, or of an array's content
     in_test: np.ndarray | None = None  # bool (N,); None: no test split of its own
     others: Sequence[str] = ()  # files that are no pictures
+    broken: Sequence[str] = ()  # pictures that cannot be read, left out of all above
 
 
 def digest_of(content) -> int:

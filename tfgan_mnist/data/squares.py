@@ -9,7 +9,7 @@ from PIL import Image, ImageColor, ImageOps
 from tfgan_mnist.errors import UserError
 
 SIZES = (28, 32, 64)  # chosen from where pictures differ in size or are larger
-MIN_SIZE = 8
+MIN_SIZE, MAX_SIZE = 8, 1024  # sides in pixels
 GRAY_MODES = ("1", "L", "I", "I;16", "I;16B", "I;16L")
 
 
@@ -58,7 +58,7 @@ def square(picture: Image.Image, look: Look) -> np.ndarray:
     if picture.mode.startswith(("I", "F")):
         picture = _from_16_bits(picture)
     if picture.has_transparency_data:
-        paper = Image.new("RGBA", picture.size, background)
+        paper = Image.new("RGBA", picture.size, (*ImageColor.getrgb(background)[:3], 255))
         picture = Image.alpha_composite(paper, picture.convert("RGBA"))
     picture = picture.convert("L" if channels == 1 else "RGB")
     width, height = picture.size

@@ -8,10 +8,11 @@ fixed shapes.
 The model card is inside the file, as the metadata `model_card`.
 """
 
+import contextlib
 import importlib.util
 import json
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -50,15 +51,31 @@ def export_file(
       RuntimeError: the file does not make the images that Keras makes.
     """
     expect_packages(format_name)
-    path = Path(base_path) / f"{next_number(base_path)}{SUFFIXES[format_name]}"
-    if format_name == "keras":
-        with files.write_atomically(path) as partial:
-            model.save(partial)
-        return path
-    model = saved_model.in_float32(model)
-    card = cards.describe_model(model) | (card or {})
-    generate, _ = saved_model.endpoints(model)["serving_default"]
-    return _write(path, format_name, generate, card)
+    with _reserved(Path(base_path), SUFFIXES[format_name]) as path:
+        if format_name == "keras":
+            with files.write_atomically(path) as partial:
+                model.save(partial)
+            return path
+        model = saved_model.in_float32(model)
+        card = cards.describe_model(model) | (card or {})
+        generate, _ = saved_model.endpoints(model)["serving_default"]
+        return _write(path, format_name, generate, card)
+
+
+@contextlib.contextmanager
+def _reserved(base_path: Path, suffix: str) -> Iterator[Path]:
+    """An empty file of the next number, which no other command takes; removed on an error."""
+    base_path.mkdir(parents=True, exist_ok=True)
+    while True:
+        path = base_path / f"{next_number(base_path)}{suffix}"
+        with contextlib.suppress(FileExistsError):
+            path.touch(exist_ok=False)
+            break
+    try:
+        yield path
+    except BaseException:
+        path.unlink(missing_ok=True)
+        raise
 
 
 def convert(version: Path, format_name: str) -> Path:

@@ -60,13 +60,16 @@ def export(
     if unless_there and (found := _find_same(Path(base_path), card)):
         return found
     while True:
-        path = Path(base_path) / str(next_number(base_path))
+        number = next_number(base_path)
+        path = Path(base_path) / str(number)
         try:
             with files.write_atomically(path) as partial:
                 _write(model, partial, card)
+                if next_number(base_path) > number:
+                    raise FileExistsError(f"{path}: another command took the number")
             return path
         except OSError:
-            if not path.exists():  # else another command took the number
+            if next_number(base_path) == number:
                 raise
 
 

@@ -220,6 +220,16 @@ class AdversarialModel(keras.Model):
         """`keras.Model.export` of the averaged generator, without a server's signatures."""
         self.averaged_generator.export(filepath, *args, **kwargs)
 
+    def train_on_batch(self, x, y=None, *args, **kwargs):
+        """`keras.Model.train_on_batch`, on what `fit` takes."""
+        inputs.check_values(x, y, self.image_shape, self.num_classes)
+        return super().train_on_batch(x, y, *args, **kwargs)
+
+    def test_on_batch(self, x, y=None, *args, **kwargs):
+        """`keras.Model.test_on_batch`, on what `fit` takes."""
+        inputs.check_values(x, y, self.image_shape, self.num_classes)
+        return super().test_on_batch(x, y, *args, **kwargs)
+
     def get_config(self) -> dict:
         return {
             "name": self.name,

@@ -82,15 +82,15 @@ def check(
       ValueError: inputs or outputs of other shapes, another number of classes, or a discriminator
         that does not end in logits.
     """
-    labels = [] if num_classes is None else [()]
+    labels = {} if num_classes is None else {"labels": ()}
     heads = [(num_classes,)] * (len(discriminator.outputs) - 1)
     for network, given, made in (
-        (generator, [generator.inputs[0].shape[-1:], *labels], [image_shape]),
-        (discriminator, [seen_shape, *labels], [(1,), *heads]),
+        (generator, {"latents": generator.inputs[0].shape[-1:], **labels}, [image_shape]),
+        (discriminator, {"images": seen_shape, **labels}, [(1,), *heads]),
     ):
         inputs = [each.shape[1:] for each in network.inputs]
         outputs = [each.shape[1:] for each in network.outputs]
-        if (inputs[0], len(inputs), outputs) != (given[0], len(given), made):
+        if (inputs[0], len(inputs), outputs) != (next(iter(given.values())), len(given), made):
             raise ValueError(
                 f"{network.name}: expected inputs of shapes {given} and outputs {made}; received "
                 f"inputs {inputs} and outputs {outputs}"

@@ -32,6 +32,8 @@ def check_loss(loss, label_smoothing: float = 0.0) -> None:
             f"loss: expected one of {', '.join(LOSSES)}, or a pair of functions, of the "
             f"discriminator and of the generator (losses.Objective); received {loss!r}"
         )
+    if not 0 <= label_smoothing < 1:
+        raise ValueError(f"label_smoothing: expected 0 <= value < 1; received {label_smoothing}")
     if label_smoothing and loss not in SMOOTHABLE:
         raise ValueError(
             f"label_smoothing: expected a loss of {', '.join(SMOOTHABLE)}; received loss={loss}"
@@ -62,6 +64,9 @@ def check_penalties(batch_norm: bool, **penalties: float) -> None:
 
     Gulrajani et al. 2017, arXiv:1704.00028, section 4.
     """
+    for name, weight in penalties.items():
+        if weight < 0:
+            raise ValueError(f"{name}: expected >= 0; received {weight}")
     used = [name for name, weight in penalties.items() if weight]
     if batch_norm and used:
         raise ValueError(

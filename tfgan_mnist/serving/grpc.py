@@ -136,7 +136,7 @@ def _arrays(protos: Any, limit: int) -> dict[str, np.ndarray]:
             if total > limit:
                 raise invalid(f"inputs: larger than {limit} bytes in all, the most that is read")
             arrays[name] = np.asarray(tf.make_ndarray(proto))
-        except (TypeError, ValueError, OverflowError) as error:
+        except (TypeError, ValueError, LookupError, OverflowError) as error:
             raise invalid(f"{name}: not a tensor: {error}") from None
     return arrays
 

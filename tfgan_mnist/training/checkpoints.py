@@ -142,10 +142,14 @@ def found(run: Path) -> list[Path]:
 
 def _other_versions(path: Path) -> str:
     """How the versions that wrote a checkpoint differ: "keras 3.9.2 (here 3.15.1)", or ""."""
-    file, here = path / VERSIONS, _versions()
-    by = files.read_json(file) if file.exists() else here  # older checkpoints have none
+    try:
+        by = files.read_json(path / VERSIONS)
+    except (OSError, UserError):
+        return ""  # damaged, or older than this file
     return " and ".join(
-        f"{name} {by[name]} (here {here[name]})" for name in here if by[name] != here[name]
+        f"{name} {by.get(name)} (here {here})"
+        for name, here in _versions().items()
+        if by.get(name) != here
     )
 
 

@@ -34,8 +34,11 @@ def find() -> Cluster | None:
     """
     if described := os.environ.get("TF_CONFIG"):
         return _tf_config_cluster(described)
-    if int(os.environ.get("SLURM_STEP_NUM_TASKS", 1)) > 1:
-        return _slurm_cluster()
+    try:
+        if int(os.environ.get("SLURM_STEP_NUM_TASKS", 1)) > 1:
+            return _slurm_cluster()
+    except (RuntimeError, ValueError, LookupError) as error:
+        raise UserError(f"SLURM: expected the environment of an srun step: {error}") from error
     return None
 
 
@@ -48,8 +51,10 @@ def _tf_config_cluster(described: str) -> Cluster | None:
         chiefs = jobs.get("chief", [])
         addresses = [*chiefs, *jobs.get("worker", [])]
         index = {"chief": 0, "worker": len(chiefs)}[task["type"]] + int(task["index"])
-        if set(jobs) - {"chief", "worker"} or index >= len(addresses):
+        if set(jobs) - {"chief", "worker"} or not 0 <= index < len(addresses):
             raise ValueError("expected chief and worker tasks only, and this one among them")
+        if not all(0 < int(address.rpartition(":")[2]) < 2**16 for address in addresses):
+            raise ValueError("expected ports from 1 to 65535")
         return Cluster(addresses, index)
     except (ValueError, LookupError, TypeError, AttributeError) as error:
         raise UserError(
