@@ -185,7 +185,7 @@ TEN_CLASSES, THREE_CLASSES = {"width": 4}, {"width": 4, "num_classes": 3}
         (lambda: GAN(discriminator(FLAT())), "expected images (H, W, C); received (64,)"),
         (
             lambda: GAN(discriminator(CONVOLUTION(1, 1))),
-            "expected inputs of shapes {'images': (1,",
+            "expected inputs of shapes {'latents': (1,",
         ),
         (
             lambda: CDCGAN(mlp_generator()),
