@@ -12,7 +12,7 @@ import contextlib
 import importlib.util
 import json
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -51,31 +51,28 @@ def export_file(
       RuntimeError: the file does not make the images that Keras makes.
     """
     expect_packages(format_name)
-    with _reserved(Path(base_path), SUFFIXES[format_name]) as path:
+    suffix = SUFFIXES[format_name]
+    with files.temporary(Path(base_path) / f"export{suffix}") as partial:
         if format_name == "keras":
-            with files.write_atomically(path) as partial:
-                model.save(partial)
-            return path
-        model = saved_model.in_float32(model)
-        card = cards.describe_model(model) | (card or {})
-        generate, _ = saved_model.endpoints(model)["serving_default"]
-        return _write(path, format_name, generate, card)
+            with files.write_atomically(partial) as file:
+                model.save(file)
+        else:
+            model = saved_model.in_float32(model)
+            card = cards.describe_model(model) | (card or {})
+            generate, _ = saved_model.endpoints(model)["serving_default"]
+            _write(partial, format_name, generate, card)
+        path = _take_number(Path(base_path), suffix)
+        os.replace(partial, path)
+        return path
 
 
-@contextlib.contextmanager
-def _reserved(base_path: Path, suffix: str) -> Iterator[Path]:
-    """An empty file of the next number, which no other command takes; removed on an error."""
-    base_path.mkdir(parents=True, exist_ok=True)
+def _take_number(base_path: Path, suffix: str) -> Path:
+    """An empty file of the next number, which no other command gets."""
     while True:
         path = base_path / f"{next_number(base_path)}{suffix}"
         with contextlib.suppress(FileExistsError):
             path.touch(exist_ok=False)
-            break
-    try:
-        yield path
-    except BaseException:
-        path.unlink(missing_ok=True)
-        raise
+            return path
 
 
 def convert(version: Path, format_name: str) -> Path:
