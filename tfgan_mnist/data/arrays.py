@@ -27,7 +27,10 @@ def load(path: Path) -> tuple[np.ndarray, np.ndarray | None]:
                 names = [name for name in loaded.files if name in ("images", "labels")]
                 arrays = {name: np.asarray(loaded[name]) for name in names}
     except Exception as error:  # damaged files raise errors of many types
-        raise UserError(f"{path}: cannot be read as arrays of NumPy ({error})") from error
+        raise UserError(
+            f"{path}: cannot be read as arrays of NumPy ({error}). Labels are expected as integers "
+            "or strings; of objects by labels.astype(str)"
+        ) from error
     if "images" not in arrays:
         raise UserError(
             f"{path}: expected an array named images; it has {', '.join(loaded) or 'none'}. Write "

@@ -38,8 +38,10 @@ def grid(images: np.ndarray, columns: int | None = None, padding: int = 2) -> np
     Returns:
       uint8 (rows * (H + padding) + padding, columns * (W + padding) + padding, C).
     """
-    if images.ndim != 4 or images.shape[-1] not in (1, 3):
-        raise ValueError(f"Expected shape (N, H, W, C), C = 1 or 3. Received: {images.shape}")
+    if images.ndim != 4 or images.shape[-1] not in (1, 3) or not len(images):
+        raise ValueError(
+            f"Expected shape (N, H, W, C), N >= 1, C = 1 or 3. Received: {images.shape}"
+        )
     count, height, width, channels = images.shape
     columns = columns or math.ceil(math.sqrt(count))
     rows = math.ceil(count / columns)

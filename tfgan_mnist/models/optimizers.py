@@ -144,8 +144,16 @@ def prepare(optimizer, network: keras.Model) -> keras.optimizers.Optimizer:
     Args:
       optimizer: what `keras.optimizers.get` takes.
       network: whose trainable weights it updates.
+
+    Raises:
+      ValueError: an optimizer that averages weights, which the model does itself.
     """
     optimizer = keras.optimizers.get(optimizer)
+    if getattr(optimizer, "inner_optimizer", optimizer).use_ema:
+        raise ValueError(
+            f"{optimizer.name}: expected use_ema=False; received True. The model averages the "
+            "generator's weights itself: give ema=0.999 to its constructor."
+        )
     # float16 gradients under 6e-8 vanish. Keras would scale only `model.optimizer`.
     half = any(layer.dtype_policy.compute_dtype == "float16" for layer in network.layers)
     if half and not isinstance(optimizer, keras.optimizers.LossScaleOptimizer):

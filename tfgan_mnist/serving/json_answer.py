@@ -36,8 +36,8 @@ def answer(outputs: dict[str, np.ndarray], rows: bool) -> bytes:
     floats = [array for array in outputs.values() if array.dtype.kind == "f"]
     if all(np.isfinite(array).all() for array in floats):
         return orjson.dumps(document, option=orjson.OPT_SERIALIZE_NUMPY)
-    # orjson would write null.
-    return json.dumps(document, default=lambda array: array.tolist()).encode()
+    # orjson would write null. By way of text a float32 keeps its few digits.
+    return json.dumps(document, default=_shortest).encode()
 
 
 def error(message: str) -> bytes:
@@ -54,6 +54,10 @@ def _jsonable(name: str, array: np.ndarray) -> Any:
         dtype = "half" if array.dtype == np.float16 else array.dtype
         raise invalid(f"Failed to write JSON value for tensor type: {dtype}")
     return array if array.ndim else array[()]
+
+
+def _shortest(array: np.ndarray) -> Any:
+    return (array.astype(str).astype(float) if array.dtype.kind == "f" else array).tolist()
 
 
 def _text(value: bytes) -> str:
