@@ -43,7 +43,6 @@ def train(
     """
     # Set up the devices; seed and precision first, as variables depend on them.
     cli.start_tensorflow()
-    from tfgan_mnist.data import order
     from tfgan_mnist.training import distribution, evaluation_callback, finish, fit, runtime
 
     with contextlib.ExitStack() as stack:
@@ -54,10 +53,7 @@ def train(
 
         # Load the data, and hold out training images for evaluations.
         image_data, facts = _load_data(config, context.is_chief)
-        num_held_out = evaluation_callback.num_held_out(facts.num_images)
-        images, held_out = order.hold_out(
-            image_data.train, num_held_out if config.epochs_per_evaluation else 0
-        )
+        images, held_out = _hold_out(image_data, config)
 
         # Resolve what the configuration leaves to the data and the machine.
         config = _resolve(config, facts, images, context)
@@ -121,6 +117,15 @@ def _load_data(config: Config, is_chief: bool) -> tuple["ImageData", runs.DataFa
         image_data.fingerprint,
         image_data.shown_class_names,
     )
+
+
+def _hold_out(image_data: "ImageData", config: Config) -> tuple["Split", "Split"]:
+    """The images to train on, and those of evaluations."""
+    from tfgan_mnist.data import order
+    from tfgan_mnist.training import evaluation_callback
+
+    num = evaluation_callback.num_held_out(len(image_data.train.images))
+    return order.hold_out(image_data.train, num if config.epochs_per_evaluation else 0)
 
 
 def _resolve(
